@@ -84,7 +84,8 @@ struct clshmd_page_head {
     uint32_t magic;   /* CLSHMD_MAGIC; written by the daemon, once */
     uint32_t entries; /* usable ones when made; after GROW its answer counts */
     uint64_t token;   /* of the client */
-    uint8_t reserved[48];
+    int32_t pid;      /* of its process as the daemon last saw it, for listings after a restart; 0: not known */
+    uint8_t reserved[44];
 };
 
 /* Written by the client alone; the daemon copies it, checks the copy, and believes it about this client only. */

@@ -142,6 +142,8 @@ uint64_t core_tick(struct core *core);
 int core_client_new(struct core *core, uint32_t client, uint32_t uid, int32_t pid); /* EAGAIN quota, ENOMEM */
 /* As core_client_new(), with copies of all grants of @parent, by the same entries. */
 int core_client_fork(struct core *core, uint32_t parent, uint32_t child);
+/* Its pid became known or changed (a forked child has connected). */
+void core_client_pid(struct core *core, uint32_t client, int32_t pid);
 /* Its process is proven gone. Its grants end: dtime is now, lpid is its pid. Requests under way are forgotten. */
 void core_client_gone(struct core *core, uint32_t client);
 /* Its connection is gone, the process perhaps not: requests under way get no answer. */

@@ -32,7 +32,8 @@ enum keep_kind {
     KEEP_MEMORY = 4, /* id: shmid; the writable memfd of an own segment */
     KEEP_IMPORT = 5, /* id: shmid; the writable descriptor of an import */
     KEEP_IMPORT_RO = 6,
-    KEEP_CLIENT = 7, /* id: client number; its page */
+    KEEP_CLIENT = 7,   /* id: uid << 32 | client number; its page */
+    KEEP_SETTINGS = 8, /* what clshmctl changed since the start; the daemon's own */
 };
 
 struct fabric_events {
