@@ -99,6 +99,8 @@ struct core_ops {
     /* Store @word (seq_cst) as the generation word of an own slot; load it. */
     void (*gen_store)(void *ctx, uint32_t slot, uint32_t word);
     uint32_t (*gen_load)(void *ctx, uint32_t slot);
+    /* The generation word of a slot of partition @part: are the rights that it told with IMPORTED still its latest? */
+    uint32_t (*peer_gen)(void *ctx, uint32_t part, uint32_t slot);
     /* Copy record @slot of partition @part, checked; false: there is none. For listings and reclaim only. */
     bool (*peer_record)(void *ctx, uint32_t part, uint32_t slot, struct fabric_record *out);
 
@@ -130,6 +132,7 @@ struct core *core_free(struct core *core);
  * core_restore_import() for every import whose memory was kept. Records left NEW are undone, segments whose memory is
  * gone become LOST. With @fresh (a new incarnation) every record of an earlier incarnation becomes LOST. */
 int core_restore_import(struct core *core, int32_t shmid);
+/* Afterwards call core_member() for every partition, the absent and dead ones too: their imports end with that. */
 int core_restore(struct core *core, bool fresh);
 
 /* The time that the following calls see: monotonic milliseconds, and seconds since 1970 for atime and the like. */
@@ -143,6 +146,8 @@ int core_client_new(struct core *core, uint32_t client, uint32_t uid, int32_t pi
 /* As core_client_new(), with copies of all grants of @parent, by the same entries. */
 int core_client_fork(struct core *core, uint32_t parent, uint32_t child);
 /* Its pid became known or changed (a forked child has connected). */
+void core_client_pid(struct core *core, uint32_t client, int32_t pid);
+/* The pid that lpid shows for @client; for a child, once it has connected (until then 0). */
 void core_client_pid(struct core *core, uint32_t client, int32_t pid);
 /* Its process is proven gone. Its grants end: dtime is now, lpid is its pid. Requests under way are forgotten. */
 void core_client_gone(struct core *core, uint32_t client);

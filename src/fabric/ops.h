@@ -109,6 +109,7 @@ struct fabric_ops {
     bool (*peer_record)(struct fabric *f, uint32_t part, uint32_t slot, struct fabric_record *out);
     void (*gen_store)(struct fabric *f, uint32_t slot, uint32_t word);
     uint32_t (*gen_load)(struct fabric *f, uint32_t slot);
+    uint32_t (*peer_gen)(struct fabric *f, uint32_t part, uint32_t slot);
     int (*gens_fd)(struct fabric *f); /* read-only, of the whole generations area; stays the fabric's */
     int (*life_fd)(struct fabric *f); /* a new description of the life file, locked; the caller passes it on and closes it */
 
