@@ -147,8 +147,6 @@ int core_client_new(struct core *core, uint32_t client, uint32_t uid, int32_t pi
 int core_client_fork(struct core *core, uint32_t parent, uint32_t child);
 /* Its pid became known or changed (a forked child has connected). */
 void core_client_pid(struct core *core, uint32_t client, int32_t pid);
-/* The pid that lpid shows for @client; for a child, once it has connected (until then 0). */
-void core_client_pid(struct core *core, uint32_t client, int32_t pid);
 /* Its process is proven gone. Its grants end: dtime is now, lpid is its pid. Requests under way are forgotten. */
 void core_client_gone(struct core *core, uint32_t client);
 /* Its connection is gone, the process perhaps not: requests under way get no answer. */
