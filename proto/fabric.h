@@ -330,7 +330,9 @@ struct fabric_ring {
     struct fabric_msg slot[];
 };
 
-#define FABRIC_RING_SLOTS(ring_size) ((uint32_t)((ring_size) / sizeof(struct fabric_msg)) - 1)
+/* A power of two, so that the counts may wrap: the largest one that fits. */
+#define FABRIC_RING_SLOTS(ring_size)                                                                                   \
+    ((uint32_t)1 << (31 - __builtin_clz((uint32_t)((ring_size) / sizeof(struct fabric_msg)) - 1)))
 
 /* ------------------------------------------------------------------ shmids */
 
