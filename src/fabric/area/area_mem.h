@@ -70,6 +70,13 @@ static inline void copy_out(void *to, const void *from, size_t size)
 /* Wait a moment for another partition that is at work; @round counts up. */
 void area_relax(uint32_t round);
 
+/* The simulator makes buckets small, so that partitions meet in them. */
+#ifdef AREA_SIM
+#define AREA_BUCKET_CELLS 6u
+#else
+#define AREA_BUCKET_CELLS FABRIC_BUCKET_CELLS
+#endif
+
 static inline struct fabric_slot *area_slot(const struct area *area, uint32_t part)
 {
     return (struct fabric_slot *)(void *)(area->base + area_slot_offset(&area->sb, part));
