@@ -76,9 +76,9 @@ struct clshmd_header {
 /* ------------------------------------------------------------------ the client page */
 
 /* A client page begins with one 4 KiB page of memory; each GROW adds one. This many entries are usable with n of them. */
-#define CLSHMD_PAGE_ENTRIES(n) ((n) * 128u - 2u)
+#define CLSHMD_PAGE_ENTRIES(n) ((n)*128u - 2u)
 #define CLSHMD_PAGES_MAX       32u
-#define CLSHMD_ENTRIES_MAX     CLSHMD_PAGE_ENTRIES(CLSHMD_PAGES_MAX) /* segments that a process attaches at a time (SHMSEG) */
+#define CLSHMD_ENTRIES_MAX     CLSHMD_PAGE_ENTRIES(CLSHMD_PAGES_MAX) /* segments that a process attaches (SHMSEG) */
 
 struct clshmd_page_head {
     uint32_t magic;   /* CLSHMD_MAGIC; written by the daemon, once */
@@ -90,10 +90,10 @@ struct clshmd_page_head {
 
 /* Written by the client alone; the daemon copies it, checks the copy, and believes it about this client only. */
 struct clshmd_entry {
-    int32_t shmid;     /* valid while count or attaches is not 0 */
-    uint32_t count;    /* attachments now */
-    uint32_t attaches; /* ever; never 0 while count is not */
-    uint32_t by_parent; /* the last operation was the fork that made this client: lpid is its parent */
+    int32_t shmid;        /* valid while count or attaches is not 0 */
+    uint32_t count;       /* attachments now */
+    uint32_t attaches;    /* ever; never 0 while count is not */
+    uint32_t by_parent;   /* the last operation was the fork that made this client: lpid is its parent */
     int64_t atime, dtime; /* seconds, CLOCK_REALTIME */
 };
 
@@ -103,7 +103,7 @@ struct clshmd_entry {
 
 /* HELLO. Descriptors with the answer: gens (read-only), life (map one page of it), and, if token was 0, the client page.
  * An unknown token (its page's lock was found free) gets ESTALE: the client begins anew. A tool (CLSHMD_HELLO_TOOL) gets no descriptors and no page, and token 0. */
-#define CLSHMD_HELLO_TOOL 1u
+#define CLSHMD_HELLO_TOOL  1u
 #define CLSHMD_HELLO_KNOWN 1u
 struct clshmd_hello {
     uint16_t major, minor; /* CLSHM_LIB_* */
@@ -169,7 +169,7 @@ enum clshmd_ctl_cmd {
     CLSHMD_CTL_STAT_ANY = 6,   /* index, no permission (SHM_STAT_ANY) */
     CLSHMD_CTL_LOCK = 7,
     CLSHMD_CTL_UNLOCK = 8,
-    CLSHMD_CTL_INFO = 9,       /* IPC_INFO and SHM_INFO */
+    CLSHMD_CTL_INFO = 9, /* IPC_INFO and SHM_INFO */
 };
 struct clshmd_ctl {
     int32_t shmid;
@@ -184,10 +184,10 @@ struct clshmd_stat {
 };
 struct clshmd_info {
     uint64_t shmmax, shmmin, shmmni, shmseg, shmall;
-    uint64_t used_ids;   /* segments of the whole fabric */
-    uint64_t shm_tot;    /* pages, fabric */
+    uint64_t used_ids; /* segments of the whole fabric */
+    uint64_t shm_tot;  /* pages, fabric */
     uint64_t shm_rss;
-    int32_t highest;     /* highest index in use, 0 if none */
+    int32_t highest; /* highest index in use, 0 if none */
     uint32_t reserved;
 };
 
@@ -283,7 +283,8 @@ struct clshmd_status_reply {
     uint16_t lib_major, lib_minor, daemon_major, daemon_minor, driver_major, driver_minor, fabric_major, fabric_minor;
     uint32_t self, parts, slots, granule, heartbeat_ms, kind;
     uint64_t capabilities; /* the driver's */
-    uint64_t segments, reserved_keys, bytes, imports, clients, connections, attachments; /* of this partition */
+    /* of this partition */
+    uint64_t segments, reserved_keys, bytes, imports, clients, connections, attachments;
     uint64_t maxpgs, maxsegs;
     uint64_t daemon_pid, keeper_pid;
     uint32_t restarts; /* of the daemon, by its keeper */
@@ -299,8 +300,8 @@ struct clshmd_status_reply {
 struct clshmd_config {
     uint32_t set;
     uint32_t reserved;
-    uint64_t maxpgs;     /* granules */
-    uint32_t maxdpgs;    /* pages */
+    uint64_t maxpgs;  /* granules */
+    uint32_t maxdpgs; /* pages */
     uint32_t timeout_ms;
 };
 struct clshmd_config_reply {
@@ -326,7 +327,7 @@ struct clshmd_segments_reply {
 
 /* USERS: who attaches, hosts or imports what on this partition. Clients first, then partitions importing from here. */
 struct clshmd_user {
-    int32_t pid;  /* 0: a partition */
+    int32_t pid; /* 0: a partition */
     uint32_t uid;
     uint32_t part;
     uint32_t attachments;

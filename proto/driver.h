@@ -38,10 +38,10 @@ struct driver_info {
     uint64_t granule; /* bytes */
 };
 
-#define DRIVER_CREATE_NORESERVE 1u /* pages come at first touch; SIGBUS if there are none then */
-#define DRIVER_CREATE_HUGE      2u /* from the pool of huge pages; 2 MiB unless DRIVER_CREATE_HUGE_SHIFT says else */
+#define DRIVER_CREATE_NORESERVE  1u /* pages come at first touch; SIGBUS if there are none then */
+#define DRIVER_CREATE_HUGE       2u /* from the pool of huge pages; 2 MiB unless DRIVER_CREATE_HUGE_SHIFT says else */
 #define DRIVER_CREATE_HUGE_SHIFT 26
-#define DRIVER_CREATE_KNOWN     (3u | 0x3fu << DRIVER_CREATE_HUGE_SHIFT)
+#define DRIVER_CREATE_KNOWN      (3u | 0x3fu << DRIVER_CREATE_HUGE_SHIFT)
 
 struct driver_create {
     int32_t shmid;
@@ -57,8 +57,8 @@ struct driver_create {
 
 struct driver_grant {
     int32_t shmid;
-    uint32_t prot;    /* DRIVER_PROT_* */
-    int32_t fd;       /* out: the caller closes it */
+    uint32_t prot; /* DRIVER_PROT_* */
+    int32_t fd;    /* out: the caller closes it */
     uint32_t reserved;
 };
 
@@ -68,10 +68,10 @@ enum driver_event_type {
     DRIVER_EVENT_DESTROYED = 2, /* shmid */
     DRIVER_EVENT_CAME = 3,      /* part, incarnation */
     DRIVER_EVENT_STALLED = 4,
-    DRIVER_EVENT_RESUMED = 5,   /* beats again before it was declared dead */
+    DRIVER_EVENT_RESUMED = 5, /* beats again before it was declared dead */
     DRIVER_EVENT_DEAD = 6,
-    DRIVER_EVENT_LEFT = 7,      /* in good order */
-    DRIVER_EVENT_EVICTED = 8,   /* this partition itself was declared dead: drop everything and join anew */
+    DRIVER_EVENT_LEFT = 7,    /* in good order */
+    DRIVER_EVENT_EVICTED = 8, /* this partition itself was declared dead: drop everything and join anew */
 };
 
 struct driver_event {
@@ -94,7 +94,7 @@ struct driver_ring {
 };
 
 #define DRIVER_RING_SLOTS(pages)                                                                                       \
-    ((uint32_t)(((pages) * 4096u - sizeof(struct driver_ring)) / sizeof(struct driver_event)))
+    ((uint32_t)(((pages)*4096u - sizeof(struct driver_ring)) / sizeof(struct driver_event)))
 
 #ifndef __cplusplus
 #ifdef __KERNEL__

@@ -64,17 +64,17 @@ struct fabric_superblock {
     uint32_t head_size; /* sizeof(struct fabric_superblock) */
     uint8_t uuid[16];
     char name[FABRIC_NAME_MAX];
-    uint32_t kind;          /* enum fabric_kind */
-    uint32_t granule;       /* bytes; segments are mapped in multiples of it; a power of two, >= every member's page size */
-    uint32_t parts;         /* how many partitions there may be, 1..FABRIC_PARTS_MAX */
-    uint32_t slots;         /* segments on each partition, a power of two */
-    uint32_t part_bits;     /* of the shmid */
-    uint32_t slot_bits;     /* of the shmid; what remains of 31 bits is the generation */
-    uint64_t capabilities;  /* FABRIC_CAP_*; a member that does not know one refuses the fabric */
-    uint32_t heartbeat_ms;  /* H */
-    uint32_t ring_size;     /* bytes of one ring, a multiple of FABRIC_PAGE */
-    uint64_t key_salt;      /* of the hash */
-    uint64_t key_buckets;   /* a power of two */
+    uint32_t kind;      /* enum fabric_kind */
+    uint32_t granule;   /* bytes; segments are mapped in multiples of it; a power of two, >= every member's page size */
+    uint32_t parts;     /* how many partitions there may be, 1..FABRIC_PARTS_MAX */
+    uint32_t slots;     /* segments on each partition, a power of two */
+    uint32_t part_bits; /* of the shmid */
+    uint32_t slot_bits; /* of the shmid; what remains of 31 bits is the generation */
+    uint64_t capabilities; /* FABRIC_CAP_*; a member that does not know one refuses the fabric */
+    uint32_t heartbeat_ms; /* H */
+    uint32_t ring_size;    /* bytes of one ring, a multiple of FABRIC_PAGE */
+    uint64_t key_salt;     /* of the hash */
+    uint64_t key_buckets;  /* a power of two */
     uint64_t slots_offset;
     uint64_t keys_offset;
     uint64_t blocks_offset;
@@ -121,16 +121,16 @@ struct fabric_slot_life {
 
 /* Page 1 of a slot: the daemon's. */
 struct fabric_slot_daemon {
-    uint32_t epoch;   /* counts daemons of this incarnation; 0: none has run yet */
-    uint16_t major;   /* CLSHM_DAEMON_* */
+    uint32_t epoch; /* counts daemons of this incarnation; 0: none has run yet */
+    uint16_t major; /* CLSHM_DAEMON_* */
     uint16_t minor;
-    uint64_t userns;  /* inode number of the daemon's user namespace: uids compare only where it is the same */
-    uint32_t uid;     /* the daemon's */
-    uint32_t flags;   /* FABRIC_SLOT_* */
-    uint32_t away_beats; /* a planned absence: heartbeats that may be missed beyond the usual, bounded by FABRIC_AWAY_MAX */
+    uint64_t userns;     /* inode number of the daemon's user namespace: uids compare only where it is the same */
+    uint32_t uid;        /* the daemon's */
+    uint32_t flags;      /* FABRIC_SLOT_* */
+    uint32_t away_beats; /* planned absence: beats that may be missed beyond the usual, bounded by FABRIC_AWAY_MAX */
     uint32_t reserved0;
     char name[FABRIC_NAME_MAX];
-    char hostname[80]; /* FABRIC_HOSTNAME_MAX used */
+    char hostname[80];                    /* FABRIC_HOSTNAME_MAX used */
     uint32_t ring_head[FABRIC_PARTS_MAX]; /* how far this partition has read the ring from each other one */
     uint64_t extent[FABRIC_EXTENTS_MAX];  /* offset of each record extent from the area's start; 0: not allocated */
     uint8_t reserved[FABRIC_PAGE - 32 - FABRIC_NAME_MAX - 80 - 4 * FABRIC_PARTS_MAX - 8 * FABRIC_EXTENTS_MAX];
@@ -160,9 +160,9 @@ enum fabric_cell_state {
 
 #define FABRIC_BUCKET_CELLS 64u
 #define FABRIC_CELL(state, part, slot, gen, tag)                                                                       \
-    ((uint64_t)(state) | (uint64_t)((part) & 0xff) << 2 | (uint64_t)((slot) & 0xffff) << 10 |                          \
-     (uint64_t)((gen) & 0xffffff) << 26 | (uint64_t)((tag) & 0x3fff) << 50)
-#define FABRIC_CELL_STATE(c) ((uint32_t)((c) & 3))
+    ((uint64_t)(state) | (uint64_t)((part)&0xff) << 2 | (uint64_t)((slot)&0xffff) << 10 |                              \
+     (uint64_t)((gen)&0xffffff) << 26 | (uint64_t)((tag)&0x3fff) << 50)
+#define FABRIC_CELL_STATE(c) ((uint32_t)((c)&3))
 #define FABRIC_CELL_PART(c)  ((uint32_t)((c) >> 2 & 0xff))
 #define FABRIC_CELL_SLOT(c)  ((uint32_t)((c) >> 10 & 0xffff))
 #define FABRIC_CELL_GEN(c)   ((uint32_t)((c) >> 26 & 0xffffff))
@@ -180,13 +180,13 @@ enum fabric_record_state {
     FABRIC_REC_NEW = 1,      /* being made: memory or key not there yet; undone by a restart */
     FABRIC_REC_RESERVED = 2, /* xp_ftok: key and id are taken, memory comes with the first xp_shmget */
     FABRIC_REC_LIVE = 3,
-    FABRIC_REC_DEST = 4,     /* IPC_RMID came: no key any more, still attached somewhere */
-    FABRIC_REC_LOST = 5,     /* its memory went with an earlier incarnation: EIDRM until the slot is used again */
+    FABRIC_REC_DEST = 4, /* IPC_RMID came: no key any more, still attached somewhere */
+    FABRIC_REC_LOST = 5, /* its memory went with an earlier incarnation: EIDRM until the slot is used again */
 };
 
 #define FABRIC_REC(gen, state, version)                                                                                \
-    ((uint64_t)((gen) & 0xffffff) | (uint64_t)(state) << 24 | (uint64_t)(uint32_t)(version) << 32)
-#define FABRIC_REC_GEN(w)     ((uint32_t)((w) & 0xffffff))
+    ((uint64_t)((gen)&0xffffff) | (uint64_t)(state) << 24 | (uint64_t)(uint32_t)(version) << 32)
+#define FABRIC_REC_GEN(w)     ((uint32_t)((w)&0xffffff))
 #define FABRIC_REC_STATE(w)   ((uint32_t)((w) >> 24 & 0xff))
 #define FABRIC_REC_VERSION(w) ((uint32_t)((w) >> 32))
 
@@ -194,25 +194,25 @@ struct fabric_record {
     uint64_t head;        /* FABRIC_REC() */
     uint32_t incarnation; /* of the home, when it was made */
     int32_t key;
-    uint64_t size;        /* bytes as asked for */
+    uint64_t size; /* bytes as asked for */
     uint32_t uid, gid, cuid, cgid;
-    uint32_t mode;        /* 0777, and SHM_LOCKED (02000) */
-    uint32_t flags;       /* FABRIC_SEG_* */
+    uint32_t mode;  /* 0777, and SHM_LOCKED (02000) */
+    uint32_t flags; /* FABRIC_SEG_* */
     int32_t cpid, lpid;
     int64_t atime, dtime, ctime; /* seconds, CLOCK_REALTIME */
-    uint64_t importers;   /* a bit for each partition that may hold the memory */
-    uint64_t token;       /* of the request that made it: a request repeated after a restart finds its segment */
-    uint64_t attaches;    /* ever, as far as reported; AUTORMID asks whether it is 0 */
-    uint32_t nattch;      /* last figure known to the home, for listings */
-    uint32_t policy;      /* MPOL_* for its pages */
-    uint64_t nodes;       /* node mask of the policy */
-    uint64_t memory;      /* device fabrics: offset of its pages */
-    uint64_t cell;        /* index of its key cell plus 1; 0: it has none */
-    uint64_t wrap;        /* when (seconds) the slot's shmids last began anew */
+    uint64_t importers;          /* a bit for each partition that may hold the memory */
+    uint64_t token;              /* of the request that made it: a request repeated after a restart finds its segment */
+    uint64_t attaches;           /* ever, as far as reported; AUTORMID asks whether it is 0 */
+    uint32_t nattch;             /* last figure known to the home, for listings */
+    uint32_t policy;             /* MPOL_* for its pages */
+    uint64_t nodes;              /* node mask of the policy */
+    uint64_t memory;             /* device fabrics: offset of its pages */
+    uint64_t cell;               /* index of its key cell plus 1; 0: it has none */
+    uint64_t wrap;               /* when (seconds) the slot's shmids last began anew */
     uint8_t reserved[48];
 };
 
-#define FABRIC_SEG_AUTORMID  1u  /* remove after the last detach */
+#define FABRIC_SEG_AUTORMID  1u /* remove after the last detach */
 #define FABRIC_SEG_NORESERVE 2u
 #define FABRIC_SEG_HUGE      4u
 #define FABRIC_SEG_PRIVATE   8u  /* made with IPC_PRIVATE: never had a key */
@@ -228,7 +228,7 @@ struct fabric_record {
 #define FABRIC_GEN_MARKED 0x80000000u
 
 struct fabric_gens_head {
-    uint32_t home[FABRIC_PARTS_MAX]; /* this partition's view: the incarnation of each home it reaches; 0: dead or absent */
+    uint32_t home[FABRIC_PARTS_MAX]; /* the incarnation of each home that this partition reaches; 0: dead or absent */
     uint8_t reserved[FABRIC_PAGE - 4 * FABRIC_PARTS_MAX];
 };
 
@@ -236,33 +236,33 @@ struct fabric_gens_head {
 
 enum fabric_op {
     FABRIC_OP_NONE = 0,
-    FABRIC_OP_PING = 1,     /* request, no body                        -> PONG */
-    FABRIC_OP_PONG = 2,     /* body.pong */
-    FABRIC_OP_IMPORT = 3,   /* request, shmid                          -> IMPORTED */
-    FABRIC_OP_IMPORTED = 4, /* status, body.stat; carries the memory when status is 0 */
-    FABRIC_OP_COUNT = 5,    /* request, shmid                          -> COUNTED */
-    FABRIC_OP_COUNTED = 6,  /* body.count */
-    FABRIC_OP_RELEASE = 7,  /* request, shmid                          -> BUSY or RELEASED */
-    FABRIC_OP_BUSY = 8,     /* body.count */
-    FABRIC_OP_RELEASED = 9, /* body.count; also without being asked */
-    FABRIC_OP_CREATE = 10,  /* request, body.create: give memory to a reserved key -> DONE with body.stat */
-    FABRIC_OP_RESERVE = 11, /* request, body.create: a fresh key            -> DONE with body.stat */
-    FABRIC_OP_REMOVE = 12,  /* request, shmid, body.rights             -> DONE */
+    FABRIC_OP_PING = 1,        /* request, no body                        -> PONG */
+    FABRIC_OP_PONG = 2,        /* body.pong */
+    FABRIC_OP_IMPORT = 3,      /* request, shmid                          -> IMPORTED */
+    FABRIC_OP_IMPORTED = 4,    /* status, body.stat; carries the memory when status is 0 */
+    FABRIC_OP_COUNT = 5,       /* request, shmid                          -> COUNTED */
+    FABRIC_OP_COUNTED = 6,     /* body.count */
+    FABRIC_OP_RELEASE = 7,     /* request, shmid                          -> BUSY or RELEASED */
+    FABRIC_OP_BUSY = 8,        /* body.count */
+    FABRIC_OP_RELEASED = 9,    /* body.count; also without being asked */
+    FABRIC_OP_CREATE = 10,     /* request, body.create: give memory to a reserved key -> DONE with body.stat */
+    FABRIC_OP_RESERVE = 11,    /* request, body.create: a fresh key            -> DONE with body.stat */
+    FABRIC_OP_REMOVE = 12,     /* request, shmid, body.rights             -> DONE */
     FABRIC_OP_AUTOREMOVE = 13, /* as REMOVE */
-    FABRIC_OP_SET = 14,     /* as REMOVE, with the new owner and mode  -> DONE */
-    FABRIC_OP_STAT = 15,    /* request, shmid or index                 -> DONE with body.stat */
-    FABRIC_OP_LOCK = 16,    /* as REMOVE; FABRIC_MSG_OFF unlocks       -> DONE */
-    FABRIC_OP_DONE = 17,    /* status; body.stat where asked for */
-    FABRIC_OP_WAIT = 18,    /* reserved for waiting across partitions: refused (ENOSYS) so far */
+    FABRIC_OP_SET = 14,        /* as REMOVE, with the new owner and mode  -> DONE */
+    FABRIC_OP_STAT = 15,       /* request, shmid or index                 -> DONE with body.stat */
+    FABRIC_OP_LOCK = 16,       /* as REMOVE; FABRIC_MSG_OFF unlocks       -> DONE */
+    FABRIC_OP_DONE = 17,       /* status; body.stat where asked for */
+    FABRIC_OP_WAIT = 18,       /* reserved for waiting across partitions: refused (ENOSYS) so far */
     FABRIC_OP_WAKE = 19,
     FABRIC_OP_COUNT_,
 };
 
-#define FABRIC_MSG_MEMORY 1u /* the segment's memory travels with this message (local: descriptors through the door) */
-#define FABRIC_MSG_INDEX  2u /* STAT: shmid is an index, its generation does not matter */
-#define FABRIC_MSG_OFF    4u /* LOCK: unlock */
+#define FABRIC_MSG_MEMORY            1u /* the segment's memory travels with this message (local: descriptors through the door) */
+#define FABRIC_MSG_INDEX             2u /* STAT: shmid is an index, its generation does not matter */
+#define FABRIC_MSG_OFF               4u /* LOCK: unlock */
 #define FABRIC_MSG_CALLER_PRIVILEGED 8u /* the caller has CAP_IPC_OWNER/CAP_SYS_ADMIN in its partition */
-#define FABRIC_MSG_KNOWN  15u
+#define FABRIC_MSG_KNOWN             15u
 
 struct fabric_stat {
     int32_t key;
@@ -307,12 +307,12 @@ struct fabric_pong {
 struct fabric_msg {
     uint16_t op;
     uint16_t flags;
-    int32_t status; /* 0 or an errno, in answers */
+    int32_t status;              /* 0 or an errno, in answers */
     uint32_t incarnation, epoch; /* of the sender */
-    uint32_t seq;         /* of the request; repeated in its answer */
-    uint32_t reply_epoch; /* in answers: the epoch that asked */
+    uint32_t seq;                /* of the request; repeated in its answer */
+    uint32_t reply_epoch;        /* in answers: the epoch that asked */
     int32_t shmid;
-    uint32_t memory_seq;  /* names the descriptors that travel with it */
+    uint32_t memory_seq; /* names the descriptors that travel with it */
     union {
         struct fabric_stat stat;
         struct fabric_count count;

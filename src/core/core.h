@@ -45,8 +45,9 @@ struct core_cred {
     uint32_t uid, gid;
     const uint32_t *groups;
     uint32_t n_groups;
-    bool privileged; /* uid 0 of the daemon's user namespace, or its own uid 0: System V's CAP_IPC_OWNER and CAP_SYS_ADMIN */
-    int32_t pid;     /* 0: not visible in the daemon's pid namespace */
+    /* uid 0 of the daemon's user namespace, or its own uid 0: System V's CAP_IPC_OWNER and CAP_SYS_ADMIN */
+    bool privileged;
+    int32_t pid; /* 0: not visible in the daemon's pid namespace */
 };
 
 /* What the directory says of a key. */
@@ -153,13 +154,18 @@ void core_client_gone(struct core *core, uint32_t client);
 void core_client_disconnected(struct core *core, uint32_t client);
 
 /* Requests. Exactly one core_ops.reply() follows for each, at once or later, with the payload clshmd.h names. */
-void core_get(struct core *core, uint32_t client, uint64_t tag, const struct core_cred *cred, const struct clshmd_get *req);
-void core_open(struct core *core, uint32_t client, uint64_t tag, const struct core_cred *cred, const struct clshmd_open *req);
+void core_get(struct core *core, uint32_t client, uint64_t tag, const struct core_cred *cred,
+              const struct clshmd_get *req);
+void core_open(struct core *core, uint32_t client, uint64_t tag, const struct core_cred *cred,
+               const struct clshmd_open *req);
 void core_detached(struct core *core, uint32_t client, uint64_t tag, const struct clshmd_detached *req);
-void core_ctl(struct core *core, uint32_t client, uint64_t tag, const struct core_cred *cred, const struct clshmd_ctl *req);
+void core_ctl(struct core *core, uint32_t client, uint64_t tag, const struct core_cred *cred,
+              const struct clshmd_ctl *req);
 /* @home: the partition that the path names, already resolved. @token as in clshmd_ftok. */
-void core_ftok(struct core *core, uint32_t client, uint64_t tag, const struct core_cred *cred, uint32_t home, uint64_t token);
-void core_setpmo(struct core *core, uint32_t client, uint64_t tag, const struct core_cred *cred, const struct clshmd_setpmo *req);
+void core_ftok(struct core *core, uint32_t client, uint64_t tag, const struct core_cred *cred, uint32_t home,
+               uint64_t token);
+void core_setpmo(struct core *core, uint32_t client, uint64_t tag, const struct core_cred *cred,
+                 const struct clshmd_setpmo *req);
 void core_ping(struct core *core, uint32_t client, uint64_t tag, uint32_t part);
 
 /* ------------------------------------------------------------------ other partitions */
@@ -206,7 +212,8 @@ char *core_dump(const struct core *core);
 /* A packet of a client, a whole one. @return its payload, or NULL (EPROTO): size, opcode, flag or reserved field wrong. */
 const void *clshmd_request_check(const void *packet, size_t size, struct clshmd_header *header);
 /* A message of another partition: opcode, flags, status, body fields in range. @msg is the caller's private copy. */
-bool fabric_msg_check(const struct fabric_msg *msg, uint32_t from, uint32_t parts, uint32_t part_bits, uint32_t slot_bits);
+bool fabric_msg_check(const struct fabric_msg *msg, uint32_t from, uint32_t parts, uint32_t part_bits,
+                      uint32_t slot_bits);
 /* A copy of a superblock, of an area of @size bytes. @return NULL, or what is wrong with it as text. */
 const char *fabric_superblock_check(const struct fabric_superblock *sb, uint64_t size, uint32_t page_size);
 uint64_t fabric_superblock_checksum(const struct fabric_superblock *sb);

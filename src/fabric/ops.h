@@ -111,7 +111,7 @@ struct fabric_ops {
     uint32_t (*gen_load)(struct fabric *f, uint32_t slot);
     uint32_t (*peer_gen)(struct fabric *f, uint32_t part, uint32_t slot);
     int (*gens_fd)(struct fabric *f); /* read-only, of the whole generations area; stays the fabric's */
-    int (*life_fd)(struct fabric *f); /* a new description of the life file, locked; the caller passes it on and closes it */
+    int (*life_fd)(struct fabric *f); /* a new description of the life file, locked; the caller closes it */
 
     /* messages: queued, sent as the peer makes room; dropped when it dies */
     void (*send)(struct fabric *f, uint32_t to, const struct fabric_msg *msg);

@@ -35,7 +35,10 @@ struct log_limit {
     uint64_t begin_ms;
     uint32_t printed, missed;
 };
-#define LOG_LIMIT_DEFAULT {.interval_ms = 5000, .burst = 10}
+#define LOG_LIMIT_DEFAULT                                                                                              \
+    {                                                                                                                  \
+        .interval_ms = 5000, .burst = 10                                                                               \
+    }
 
 void log_limited(struct log_limit *limit, enum log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

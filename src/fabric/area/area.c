@@ -119,16 +119,16 @@ int area_life_claim(struct area *area, uint32_t part, uint32_t *incarnation)
 
 bool area_declare_dead(struct area *area, uint32_t part, uint32_t incarnation, uint32_t declarer)
 {
-    return part < area->sb.parts && swap64(&area_slot(area, part)->life.life,
-                                           FABRIC_LIFE(incarnation, FABRIC_LIFE_ALIVE, 0),
-                                           FABRIC_LIFE(incarnation, FABRIC_LIFE_DEAD, declarer & 0xff));
+    return part < area->sb.parts &&
+           swap64(&area_slot(area, part)->life.life, FABRIC_LIFE(incarnation, FABRIC_LIFE_ALIVE, 0),
+                  FABRIC_LIFE(incarnation, FABRIC_LIFE_DEAD, declarer & 0xff));
 }
 
 bool area_life_leave(struct area *area, uint32_t part, uint32_t incarnation)
 {
-    return part < area->sb.parts && swap64(&area_slot(area, part)->life.life,
-                                           FABRIC_LIFE(incarnation, FABRIC_LIFE_ALIVE, 0),
-                                           FABRIC_LIFE(incarnation, FABRIC_LIFE_FREE, 0));
+    return part < area->sb.parts &&
+           swap64(&area_slot(area, part)->life.life, FABRIC_LIFE(incarnation, FABRIC_LIFE_ALIVE, 0),
+                  FABRIC_LIFE(incarnation, FABRIC_LIFE_FREE, 0));
 }
 
 uint64_t area_heartbeat(const struct area *area, uint32_t part)
@@ -148,7 +148,8 @@ static uint32_t *gen_word(const struct area *area, uint32_t part, uint32_t slot)
 {
     if (!area->gens || part >= area->sb.parts || slot >= area->sb.slots)
         return NULL;
-    return (uint32_t *)(void *)(area->gens + area_gens_offset(&area->sb, part) + sizeof(struct fabric_gens_head)) + slot;
+    return (uint32_t *)(void *)(area->gens + area_gens_offset(&area->sb, part) + sizeof(struct fabric_gens_head)) +
+           slot;
 }
 
 uint32_t area_gen(const struct area *area, uint32_t part, uint32_t slot)
