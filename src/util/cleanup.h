@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Build into a local that cleans itself up; hand it out in the last line. */
 #ifndef CLSHM_UTIL_CLEANUP_H
 #define CLSHM_UTIL_CLEANUP_H
