@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The directories of local fabrics, as files: made by mkfabric and startup, removed by rmfabric. */
+#ifndef CLSHM_TOOLS_FABRICS_H
+#define CLSHM_TOOLS_FABRICS_H
+
+#include <stdbool.h>
+
+#include "src/fabric/ops.h"
+
+/* The fabric's name: the last component of @path. @return NULL: it cannot be one. */
+const char *fabrics_name(const char *path);
+
+/* Make @format->path, and the directory of fabrics above it if it is /dev/shm's. @return 0 or an errno. */
+int fabrics_make(const struct fabric_format *format);
+
+/* What stands at @path. */
+enum fabrics_state {
+    FABRICS_NONE,    /* nothing */
+    FABRICS_UNUSED,  /* a fabric; no life file is locked */
+    FABRICS_USED,    /* *@out_part uses it */
+    FABRICS_FOREIGN, /* not a fabric: it has a file that no fabric has, or is no directory */
+    FABRICS_FAILED,  /* errno */
+};
+enum fabrics_state fabrics_look(const char *path, unsigned *out_part);
+
+/* Remove an unused fabric. A partition that joins meanwhile keeps it, or fails to join. @out_part is set with USED.
+ * @return FABRICS_NONE: it is gone. */
+enum fabrics_state fabrics_remove(const char *path, unsigned *out_part);
+
+#endif
