@@ -96,7 +96,8 @@ static size_t begin_line(char *line, size_t size, enum log_level level, bool jou
 }
 
 /* The whole line, with its end. @return its length, below @size. */
-static size_t build_line(char *line, size_t size, enum log_level level, bool journal, const char *format, va_list args)
+__attribute__((format(printf, 5, 0))) static size_t build_line(char *line, size_t size, enum log_level level,
+                                                               bool journal, const char *format, va_list args)
 {
     size_t begin = begin_line(line, size, level, journal), length;
     int n = vsnprintf(line + begin, size - begin - 1, format, args);
@@ -132,7 +133,7 @@ static bool write_line(mode_t mode, const char *line, size_t length)
     return write(STDERR_FILENO, line, length) >= 0;
 }
 
-static void log_line(enum log_level level, const char *format, va_list args)
+__attribute__((format(printf, 2, 0))) static void log_line(enum log_level level, const char *format, va_list args)
 {
     char text[NOTE_MAX_BYTES + LINE_MAX_BYTES];
     struct stat st = {0};
