@@ -35,7 +35,28 @@ struct keeper_msg {
     uint64_t id;
 };
 
-/* Run the keeper: fork daemon_main(@sock) again and again until it quits. @return the exit status for main(). */
+/*
+ * How the daemon ends. KEEPER_EXIT_FAILED and KEEPER_EXIT_USAGE before anything was ever READY: the keeper ends with the
+ * same status, for trying again would not help. KEEPER_EXIT_ANEW: what was kept belongs to a membership that is no more;
+ * all but the clients' socket and the settings is dropped before the next start.
+ */
+#define KEEPER_EXIT_FAILED 1
+#define KEEPER_EXIT_USAGE  2
+#define KEEPER_EXIT_ANEW   75
+
+/* KEEP_LISTEN's ids: who made the clients' socket, and so who removes it. */
+#define KEEPER_LISTEN_OWN     0u
+#define KEEPER_LISTEN_SYSTEMD 1u
+
+/*
+ * Run the keeper: fork daemon_main(@sock) again and again until it quits. In the daemon SIGTERM, SIGINT, SIGHUP and
+ * SIGCHLD are blocked, and it is killed when the keeper dies. @return the exit status for main().
+ */
 int keeper_run(int (*daemon_main)(int sock, void *ctx), void *ctx);
+
+/* The daemon's side. keeper_send(): @fd stays the caller's; waits a moment for room, at most a second (EAGAIN).
+ * keeper_receive(): *@fd is the caller's, -1 if none came; EAGAIN: nothing there; ENOTCONN: the keeper is gone. */
+int keeper_send(int sock, uint32_t op, uint32_t kind, uint64_t id, int fd);
+int keeper_receive(int sock, struct keeper_msg *msg, int *fd);
 
 #endif
