@@ -125,11 +125,12 @@ static int identity_read(struct area *area, uint32_t part, uint32_t slot, uint32
     return EAGAIN;
 }
 
-static bool state_holds_key(uint32_t cell_state, uint32_t state)
+/* The same for TENTATIVE and LIVE cells: between the loads of a TENTATIVE cell and of its record, the claim may have been
+ * decided and the record made LIVE. To take that for a corpse would make two winners; taken for a rival, the swap fails
+ * and the cell is looked at again. */
+static bool state_holds_key(uint32_t state)
 {
-    if (state == FABRIC_REC_NEW)
-        return true;
-    return cell_state == FABRIC_CELL_LIVE && (state == FABRIC_REC_RESERVED || state == FABRIC_REC_LIVE);
+    return state == FABRIC_REC_NEW || state == FABRIC_REC_RESERVED || state == FABRIC_REC_LIVE;
 }
 
 /* @cell was found in @place's bucket and is not free. */
@@ -144,7 +145,7 @@ static enum verdict judge(struct area *area, const struct place *place, uint64_t
     *error = identity_read(area, part, FABRIC_CELL_SLOT(cell), FABRIC_CELL_GEN(cell), &id);
     if (*error)
         return *error == ENOENT ? CORPSE : UNKNOWN;
-    if (!state_holds_key(state, id.state))
+    if (!state_holds_key(id.state))
         return CORPSE;
     /* Loaded after the record: a partition that joins anew makes its life word first, its records then. */
     if (id.incarnation == 0 || area_incarnation(area, part) != id.incarnation)
@@ -191,7 +192,7 @@ static bool found_other(struct area *area, const struct place *place, uint64_t c
         return true;
     }
     state = FABRIC_REC_STATE(rec.head);
-    if (FABRIC_REC_GEN(rec.head) != gen || rec.key != place->key || !state_holds_key(FABRIC_CELL_LIVE, state))
+    if (FABRIC_REC_GEN(rec.head) != gen || rec.key != place->key || !state_holds_key(state))
         return false;
     *out = (struct core_found){
         .state = CORE_FOUND_OTHER,

@@ -72,7 +72,7 @@ void area_relax(uint32_t round);
 
 /* The simulator makes buckets small, so that partitions meet in them. */
 #ifdef AREA_SIM
-#define AREA_BUCKET_CELLS 6u
+#define AREA_BUCKET_CELLS 4u
 #else
 #define AREA_BUCKET_CELLS FABRIC_BUCKET_CELLS
 #endif
