@@ -262,7 +262,8 @@ enum fabric_op {
 #define FABRIC_MSG_INDEX             2u /* STAT: shmid is an index, its generation does not matter */
 #define FABRIC_MSG_OFF               4u /* LOCK: unlock */
 #define FABRIC_MSG_CALLER_PRIVILEGED 8u /* the caller has CAP_IPC_OWNER/CAP_SYS_ADMIN in its partition */
-#define FABRIC_MSG_KNOWN             15u
+#define FABRIC_MSG_MADE              16u /* DONE after CREATE: this very request made it (its rights need not be asked) */
+#define FABRIC_MSG_KNOWN             31u
 
 struct fabric_stat {
     int32_t key;
