@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "src/fabric/ops.h"
+#include "src/lib/path.h"
 #include "src/tools/clshmctl.h"
 #include "src/tools/fabrics.h"
 #include "src/tools/parse.h"
@@ -141,9 +142,11 @@ int cmd_mkfabric(struct tool *tool, int argc, char **argv)
     path = tool_fabric_path(tool, input.name);
     name = path != NULL ? fabrics_name(path) : NULL;
     if (name == NULL) {
-        tool_error(input.name != NULL ? input.name : "fabric", EINVAL,
-                   "a name is 1 to %u letters, digits, '-', '_' and '.', and does not begin with '.'",
-                   FABRIC_NAME_MAX - 1);
+        r = path != NULL ? EINVAL : errno;
+        tool_error(input.name != NULL     ? input.name
+                   : tool->fabric != NULL ? tool->fabric
+                                          : "fabric",
+                   r, "%s", path_strerror(r));
         return TOOL_USAGE;
     }
     if (input.format.group >= 0 && input.format.mode == 0)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "src/lib/path.h"
 #include "src/tools/clshmctl.h"
 #include "src/tools/fabrics.h"
 #include "src/util/cleanup.h"
@@ -72,8 +73,11 @@ int cmd_rmfabric(struct tool *tool, int argc, char **argv)
     argp_parse(&argp, argc, argv, 0, NULL, &input);
     path = tool_fabric_path(tool, input.name);
     if (path == NULL) {
-        tool_error("fabric", ENOMEM, "cannot begin");
-        return TOOL_FAILED;
+        tool_error(input.name != NULL     ? input.name
+                   : tool->fabric != NULL ? tool->fabric
+                                          : "fabric",
+                   errno, "%s", path_strerror(errno));
+        return TOOL_USAGE;
     }
     state = fabrics_look(path, &part);
     if (state == FABRICS_NONE) {

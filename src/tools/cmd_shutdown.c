@@ -31,8 +31,8 @@ TABLE_CELL(pid)
 {
     const struct clshmd_user *u = row;
 
-    if (u->pid == 0)
-        return NULL;
+    if (u->pid <= 0)
+        return u->pid == 0 || style->json ? NULL : strdup("?");
     return cell_text("%" PRId32, u->pid);
 }
 
@@ -59,7 +59,8 @@ TABLE_CELL(attachments)
 }
 
 static const struct column columns[] = {
-    {"PID", "process; none: a whole partition", SCOLS_FL_RIGHT, SCOLS_JSON_NUMBER, cell_pid},
+    {"PID", "process; ?: not visible to the daemon; none: a whole partition", SCOLS_FL_RIGHT, SCOLS_JSON_NUMBER,
+     cell_pid},
     {"USER", "of the process", 0, SCOLS_JSON_STRING, cell_user},
     {"PARTITION", "where it runs", SCOLS_FL_RIGHT, SCOLS_JSON_NUMBER, cell_part},
     {"SEGMENTS", "segments in use", SCOLS_FL_RIGHT, SCOLS_JSON_NUMBER, cell_segments},

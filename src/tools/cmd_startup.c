@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "src/lib/path.h"
 #include "src/tools/clshmctl.h"
 #include "src/tools/fabrics.h"
 #include "src/tools/parse.h"
@@ -114,14 +115,10 @@ static void daemon_arguments(const struct input *input, const char *binary, cons
     words[n++] = binary;
     words[n++] = "--fabric";
     words[n++] = fabric;
-    if (input->tool->partition != NULL) {
-        words[n++] = "--partition";
-        words[n++] = input->tool->partition;
-    }
-    if (input->tool->socket != NULL) {
-        words[n++] = "--socket";
-        words[n++] = input->tool->socket;
-    }
+    words[n++] = "--partition";
+    words[n++] = input->tool->partition;
+    words[n++] = "--socket";
+    words[n++] = input->tool->socket;
     if (input->config != NULL) {
         words[n++] = "--config";
         words[n++] = input->config;
@@ -280,13 +277,13 @@ static int report(const struct tool *tool, struct tool_conn *conn, const char *f
     return TOOL_DONE;
 }
 
-/* Is the fabric that the running daemon serves the one that was asked for by name? */
+/* Is the fabric that the running daemon serves the one that was asked for? */
 static int already_up(const struct input *input, struct tool_conn *conn, const char *fabric)
 {
     const char *name = fabrics_name(fabric);
     struct clshmd_status_reply s;
 
-    if (input->tool->fabric != NULL && tool_call(conn, CLSHMD_STATUS, NULL, 0, &s, sizeof(s)) == 0 && name != NULL &&
+    if (input->tool->fabric != NULL && name != NULL && tool_call(conn, CLSHMD_STATUS, NULL, 0, &s, sizeof(s)) == 0 &&
         strncmp(s.fabric, name, FABRIC_NAME_MAX) != 0) {
         tool_error(tool_socket_path(input->tool), EADDRINUSE, "a daemon of fabric %.*s serves this partition already",
                    (int)FABRIC_NAME_MAX, s.fabric);
@@ -297,7 +294,7 @@ static int already_up(const struct input *input, struct tool_conn *conn, const c
 }
 
 /* The fabric must be there; the default one is made. On failure the user has been told. */
-static bool have_fabric(const struct tool *tool, const char *path, bool *made)
+static bool have_fabric(const char *named, const char *path, bool *made)
 {
     struct fabric_format format = {.path = path, .name = fabrics_name(path), .group = -1};
     unsigned part;
@@ -305,9 +302,9 @@ static bool have_fabric(const struct tool *tool, const char *path, bool *made)
 
     if (fabrics_look(path, &part) != FABRICS_NONE)
         return true; /* a wrong one is the daemon's to judge */
-    if (format.name == NULL || !tool_fabric_is_default(tool)) {
+    if (format.name == NULL || named != NULL) {
         tool_error(path, ENOENT, "there is no such fabric");
-        tool_hint("clshmctl mkfabric %s", tool->fabric != NULL ? tool->fabric : path);
+        tool_hint("clshmctl mkfabric %s", named != NULL ? named : path);
         return false;
     }
     r = fabrics_make(&format);
@@ -319,23 +316,35 @@ static bool have_fabric(const struct tool *tool, const char *path, bool *made)
     return true;
 }
 
-static int startup(const struct input *input)
+/* What names the fabric: option, environment, configuration file; NULL: nothing does. */
+static const char *named_fabric(const struct input *input, const char *configured)
+{
+    const char *env = secure_getenv("CLSHM_FABRIC");
+
+    if (input->tool->fabric != NULL)
+        return input->tool->fabric;
+    return env != NULL && *env != '\0' ? env : configured;
+}
+
+static int startup(struct input *input)
 {
     CLEANUP_CONN struct tool_conn *conn = NULL;
-    CLEANUP_FREE char *fabric = tool_fabric_path(input->tool, NULL);
+    CLEANUP_FREE char *configured = fabrics_configured(input->config);
+    const char *named = named_fabric(input, configured);
+    CLEANUP_FREE char *fabric = tool_fabric_path(input->tool, named);
     CLEANUP(child_deinit) struct child child = {.pidfd = -1, .log = -1};
+    int r = fabric != NULL ? tool_resolve_bind(input->tool) : errno;
     bool made = false;
     int wstatus = 0;
-    int r;
 
-    if (fabric == NULL) {
-        tool_error("fabric", ENOMEM, "cannot begin");
-        return TOOL_FAILED;
+    if (r != 0) {
+        tool_error(fabric == NULL ? named : input->tool->partition, r, "%s", path_strerror(r));
+        return TOOL_USAGE;
     }
     r = tool_try_connect(input->tool, &conn);
     if (r == 0)
         return already_up(input, conn, fabric);
-    if (!have_fabric(input->tool, fabric, &made) || !start(input, fabric, &child))
+    if (!have_fabric(named, fabric, &made) || !start(input, fabric, &child))
         return TOOL_FAILED;
     r = wait_answer(input->tool, &child, &conn, &wstatus);
     return r == 0 ? report(input->tool, conn, fabric, false, made) : not_up(input->tool, &child, r, wstatus);

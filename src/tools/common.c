@@ -53,6 +53,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case 'p':
         tool->partition = arg;
+        unsetenv("CLSHM_SOCKET"); /* an option beats the environment, and a socket would beat a partition */
         return 0;
     case 's':
         tool->socket = arg;
@@ -98,10 +99,8 @@ void tool_export(const struct tool *tool)
 {
     if (tool->fabric != NULL)
         setenv("CLSHM_FABRIC", tool->fabric, 1);
-    if (tool->partition != NULL) {
+    if (tool->partition != NULL)
         setenv("CLSHM_PARTITION", tool->partition, 1);
-        unsetenv("CLSHM_SOCKET"); /* it would win */
-    }
     if (tool->socket != NULL)
         setenv("CLSHM_SOCKET", tool->socket, 1);
 }
@@ -164,7 +163,7 @@ int tool_finish(int status)
 
 /* ------------------------------------------------------------------ where things are */
 
-/* -p is more specific than CLSHM_SOCKET: an option beats the environment. @return NULL: @*error. */
+/* @return NULL: *@error. */
 static const char *socket_path(const struct tool *tool, int *error)
 {
     static char path[PATH_SOCKET_MAX];
@@ -192,11 +191,18 @@ char *tool_fabric_path(const struct tool *tool, const char *name)
     return NULL;
 }
 
-bool tool_fabric_is_default(const struct tool *tool)
+int tool_resolve_bind(struct tool *tool)
 {
-    const char *env = secure_getenv("CLSHM_FABRIC");
+    static char socket[PATH_SOCKET_MAX];
+    const char *env = secure_getenv("CLSHM_PARTITION");
+    int r;
 
-    return tool->fabric == NULL && (env == NULL || *env == '\0');
+    if (tool->partition == NULL)
+        tool->partition = env != NULL && *env != '\0' ? env : "default";
+    r = path_socket_bind(tool->socket, tool->partition, socket);
+    if (r == 0)
+        tool->socket = socket;
+    return r;
 }
 
 /* ------------------------------------------------------------------ the conversation */

@@ -12,6 +12,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ini.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -25,6 +26,35 @@ static void cleanup_dir(DIR **dir)
 {
     if (*dir != NULL)
         closedir(*dir);
+}
+
+static int on_setting(void *user, const char *section, const char *name, const char *value)
+{
+    char **out = user;
+
+    if (*out == NULL && strcmp(section, "fabric") == 0 && strcmp(name, "path") == 0 && *value != '\0')
+        *out = strdup(value);
+    return 1;
+}
+
+char *fabrics_configured(const char *file)
+{
+    static const char etc[] = "/etc/clshm/clshmd.conf";
+    const char *xdg = secure_getenv("XDG_CONFIG_HOME"), *home = secure_getenv("HOME");
+    CLEANUP_FREE char *own = NULL;
+    char *out = NULL;
+
+    if (file == NULL && access(etc, F_OK) == 0)
+        file = etc;
+    if (file == NULL && xdg != NULL && *xdg == '/' && asprintf(&own, "%s/clshm/clshmd.conf", xdg) < 0)
+        return NULL;
+    if (file == NULL && own == NULL && home != NULL && asprintf(&own, "%s/.config/clshm/clshmd.conf", home) < 0)
+        return NULL;
+    if (file == NULL)
+        file = own;
+    if (file != NULL)
+        ini_parse(file, on_setting, &out);
+    return out;
 }
 
 const char *fabrics_name(const char *path)

@@ -7,6 +7,10 @@
 
 #include "src/fabric/ops.h"
 
+/* The fabric that clshmd's configuration names: @file, or if that is NULL the first file that clshmd looks for. Caller
+ * frees. @return NULL: none. What is wrong in the file is clshmd's to say. */
+char *fabrics_configured(const char *file);
+
 /* The fabric's name: the last component of @path. @return NULL: it cannot be one. */
 const char *fabrics_name(const char *path);
 

@@ -60,10 +60,11 @@ const struct clshmd_hello_reply *tool_hello(const struct tool_conn *conn);
 int tool_socket(const struct tool_conn *conn); /* stays the conversation's */
 /* Where the daemon's socket is, as the options and the environment say; never NULL. */
 const char *tool_socket_path(const struct tool *tool);
-/* The directory of the fabric @name (NULL: the one that options and environment say); caller frees; NULL: no memory. */
+/* The directory of the fabric @name (NULL: the one that options and environment say); caller frees; NULL: errno. */
 char *tool_fabric_path(const struct tool *tool, const char *name);
-/* Whether neither options nor environment name a fabric. */
-bool tool_fabric_is_default(const struct tool *tool);
+/* Before a daemon is started: where it will bind its socket, and the partition's name, become @tool's options.
+ * @return 0, or an errno of path.h. */
+int tool_resolve_bind(struct tool *tool);
 
 /* One request. @return 0, the daemon's errno, or EIO: the conversation broke (tool_broken() is true then). */
 int tool_call(struct tool_conn *conn, enum clshmd_op op, const void *request, size_t request_size, void *reply,
