@@ -7,11 +7,13 @@
  */
 #include "src/tools/clshmctl.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "src/util/cleanup.h"
+#include "src/util/log.h"
 
 struct command {
     const char *name;
@@ -105,6 +107,7 @@ int main(int argc, char **argv)
     struct input input = {.first = 0};
 
     tool_init();
+    log_open(program_invocation_short_name, LOG_LEVEL_ERROR); /* the fabric's functions say why there */
     argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &input);
     if (asprintf(&name, "clshmctl %s", input.command->name) < 0) {
         tool_error(argv[0], ENOMEM, "cannot begin");

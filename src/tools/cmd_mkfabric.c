@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "src/fabric/area/area.h"
 #include "src/fabric/ops.h"
 #include "src/lib/path.h"
 #include "src/tools/clshmctl.h"
@@ -17,12 +18,16 @@
 
 enum { OPT_PARTITIONS = 0x100, OPT_SLOTS, OPT_GRANULE, OPT_HEARTBEAT, OPT_GROUP, OPT_MODE };
 
+/* What the help says. */
+static_assert(FABRIC_PARTS_MAX == 64 && AREA_PARTS_DEFAULT == 16, "partitions");
+static_assert(FABRIC_SLOTS_MIN == 64 && FABRIC_SLOTS_MAX == 32768 && AREA_SLOTS_DEFAULT == 4096, "slots");
+
 static const struct argp_option options[] = {
-    {"partitions", OPT_PARTITIONS, "N", 0, "Room for N partitions, 1 to 64 (default 64)", 0},
-    {"slots", OPT_SLOTS, "N", 0, "Segments on each partition, a power of two from 64 to 32768 (default 32768)", 0},
+    {"partitions", OPT_PARTITIONS, "N", 0, "Room for N partitions, 1 to 64 (default 16)", 0},
+    {"slots", OPT_SLOTS, "N", 0, "Segments on each partition, a power of two from 64 to 32768 (default 4096)", 0},
     {"granule", OPT_GRANULE, "SIZE", 0,
      "Segments are mapped in multiples of this power of two (default: the page size)", 0},
-    {"heartbeat", OPT_HEARTBEAT, "MS", 0, "Interval of the heartbeats, 10 to 60000 (default 200)", 0},
+    {"heartbeat", OPT_HEARTBEAT, "MS", 0, "Interval of the heartbeats, 1 to 60000 (default 200)", 0},
     {"group", OPT_GROUP, "GROUP", 0, "Group of the fabric's directory; its members' daemons may join", 0},
     {"mode", OPT_MODE, "MODE", 0, "Mode of the fabric's directory, octal (default 0700, with --group 2770)", 0},
     {0}};
@@ -83,7 +88,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         parse_granule(state, arg, &f->granule);
         return 0;
     case OPT_HEARTBEAT:
-        parse_count(state, arg, 10, 60000, false, "milliseconds from 10 to 60000", &f->heartbeat_ms);
+        parse_count(state, arg, 1, 60000, false, "milliseconds from 1 to 60000", &f->heartbeat_ms);
         return 0;
     case OPT_GROUP:
         r = parse_group(arg, &f->group);
@@ -91,11 +96,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             tool_bad_argument(state, arg, r, "a group");
         return 0;
     case OPT_MODE:
-        r = parse_mode(arg, 07777, &f->mode);
+        r = parse_mode(arg, 02777, &f->mode);
         if (r == 0 && (f->mode & 0700) != 0700)
             r = ERANGE;
         if (r != 0)
-            tool_bad_argument(state, arg, r, "an octal mode that gives its owner rwx");
+            tool_bad_argument(state, arg, r, "an octal mode up to 2777 that gives its owner rwx");
         return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num > 0)
@@ -136,6 +141,7 @@ int cmd_mkfabric(struct tool *tool, int argc, char **argv)
     struct input input = {.tool = tool, .format = {.group = -1}};
     CLEANUP_FREE char *path = NULL;
     const char *name;
+    unsigned part;
     int r;
 
     argp_parse(&argp, argc, argv, 0, NULL, &input);
@@ -153,11 +159,11 @@ int cmd_mkfabric(struct tool *tool, int argc, char **argv)
         input.format.mode = 02770;
     input.format.path = path;
     input.format.name = name;
-    r = fabrics_make(&input.format);
+    r = fabrics_look(path, &part) == FABRICS_NONE ? fabric_local_ops.format(&input.format) : EEXIST;
     if (r != 0) {
-        tool_error(path, r, r == EEXIST ? "there is a fabric already" : "cannot make a fabric here");
+        tool_error(path, r, r == EEXIST ? "it is there already" : "cannot make a fabric here");
         if (r == EEXIST)
-            tool_hint("clshmctl rmfabric %s", input.name != NULL ? input.name : name);
+            tool_hint("clshmctl rmfabric %s", input.name != NULL ? input.name : path);
         return TOOL_FAILED;
     }
     return report(&input, name, path);

@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "src/fabric/ops.h"
 #include "src/lib/path.h"
 #include "src/tools/clshmctl.h"
 #include "src/tools/fabrics.h"
@@ -307,7 +308,7 @@ static bool have_fabric(const char *named, const char *path, bool *made)
         tool_hint("clshmctl mkfabric %s", named != NULL ? named : path);
         return false;
     }
-    r = fabrics_make(&format);
+    r = fabric_local_ops.format(&format);
     if (r != 0 && r != EEXIST) {
         tool_error(path, r, "cannot make the default fabric");
         return false;

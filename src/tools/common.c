@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "src/lib/conn.h"
 #include "src/lib/path.h"
@@ -183,12 +184,20 @@ const char *tool_socket_path(const struct tool *tool)
 char *tool_fabric_path(const struct tool *tool, const char *name)
 {
     char path[PATH_FABRIC_MAX];
+    CLEANUP_FREE char *cwd = NULL;
+    char *whole;
     int r = path_fabric(name != NULL ? name : tool->fabric, path);
 
-    if (r == 0)
+    if (r != 0) {
+        errno = r;
+        return NULL;
+    }
+    for (size_t length = strlen(path); length > 1 && path[length - 1] == '/'; length--)
+        path[length - 1] = '\0';
+    if (path[0] == '/')
         return strdup(path);
-    errno = r;
-    return NULL;
+    cwd = get_current_dir_name();
+    return cwd == NULL || asprintf(&whole, "%s/%s", cwd, path) < 0 ? NULL : whole;
 }
 
 int tool_resolve_bind(struct tool *tool)

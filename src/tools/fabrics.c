@@ -69,35 +69,6 @@ const char *fabrics_name(const char *path)
     return name;
 }
 
-/* The directory above. Anybody can make one in /dev/shm before us, so it must be root's or our own. */
-static int make_parent(const char *path)
-{
-    CLEANUP_FREE char *parent = strdup(path);
-    struct stat st;
-    char *slash;
-
-    if (parent == NULL)
-        return ENOMEM;
-    slash = strrchr(parent, '/');
-    if (slash == NULL || slash == parent)
-        return 0;
-    *slash = '\0';
-    if (mkdir(parent, 0755) == 0)
-        return 0;
-    if (errno != EEXIST || lstat(parent, &st) != 0)
-        return errno;
-    if (S_ISDIR(st.st_mode) && st.st_uid != 0 && st.st_uid != geteuid())
-        return EPERM;
-    return 0;
-}
-
-int fabrics_make(const struct fabric_format *format)
-{
-    int r = make_parent(format->path);
-
-    return r != 0 ? r : fabric_local_ops.format(format);
-}
-
 /* The NN of "life.NN" or "door.NN", else -1. */
 static int part_of(const char *name, const char *prefix)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The directories of local fabrics, as files: made by mkfabric and startup, removed by rmfabric. */
+/* The directories of local fabrics, as files: looked at by mkfabric and startup, removed by rmfabric. */
 #ifndef CLSHM_TOOLS_FABRICS_H
 #define CLSHM_TOOLS_FABRICS_H
 
 #include <stdbool.h>
 
-#include "src/fabric/ops.h"
+#include "proto/fabric.h"
 
 /* The fabric that clshmd's configuration names: @file, or if that is NULL the first file that clshmd looks for. Caller
  * frees. @return NULL: none. What is wrong in the file is clshmd's to say. */
@@ -13,9 +13,6 @@ char *fabrics_configured(const char *file);
 
 /* The fabric's name: the last component of @path. @return NULL: it cannot be one. */
 const char *fabrics_name(const char *path);
-
-/* Make @format->path, and the directory of fabrics above it if it is /dev/shm's. @return 0 or an errno. */
-int fabrics_make(const struct fabric_format *format);
 
 /* What stands at @path. */
 enum fabrics_state {
