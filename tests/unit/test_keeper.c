@@ -147,7 +147,7 @@ static void die(void)
 
 static int daemon_fds_come_back(int sock, void *ctx)
 {
-    struct kept_fd *kept;
+    CLEANUP_FREE struct kept_fd *kept = NULL;
     size_t n;
 
     (void)ctx;
@@ -185,7 +185,7 @@ static void test_fds_come_back(void **state)
 static int daemon_many(int sock, void *ctx)
 {
     struct rlimit lim = {0};
-    struct kept_fd *kept;
+    CLEANUP_FREE struct kept_fd *kept = NULL;
     size_t n;
     int number = start(sock, &kept, &n);
 
@@ -218,7 +218,7 @@ static void test_many(void **state)
 
 static int daemon_fails(int sock, void *ctx)
 {
-    struct kept_fd *kept;
+    CLEANUP_FREE struct kept_fd *kept = NULL;
     size_t n;
 
     (void)ctx;
@@ -235,7 +235,7 @@ static void test_first_start_fails(void **state)
 
 static int daemon_backoff(int sock, void *ctx)
 {
-    struct kept_fd *kept;
+    CLEANUP_FREE struct kept_fd *kept = NULL;
     size_t n;
     int number = start(sock, &kept, &n);
 
@@ -264,7 +264,7 @@ static void test_backoff(void **state)
 
 static int daemon_anew(int sock, void *ctx)
 {
-    struct kept_fd *kept;
+    CLEANUP_FREE struct kept_fd *kept = NULL;
     size_t n;
 
     (void)ctx;
@@ -291,7 +291,7 @@ static void test_anew(void **state)
 
 static int daemon_waits(int sock, void *ctx)
 {
-    struct kept_fd *kept;
+    CLEANUP_FREE struct kept_fd *kept = NULL;
     sigset_t set;
     size_t n;
     int sig = 0;
@@ -344,7 +344,7 @@ static void test_keeper_dies(void **state)
 
 static int daemon_activated(int sock, void *ctx)
 {
-    struct kept_fd *kept;
+    CLEANUP_FREE struct kept_fd *kept = NULL;
     size_t n;
 
     (void)ctx;
