@@ -384,7 +384,7 @@ static void fault(struct partition *p)
 
     switch (chance(4)) {
     case 0:
-        p->asleep = sim.step + chance(3000);
+        p->asleep = sim.step + (chance(8) ? chance(3000) : chance(100000));
         break;
     case 1: /* kill -9 of the daemon */
         if (p->running && !p->zombie && !p->fresh) {
