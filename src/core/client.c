@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Clients: processes. A client holds grants and has requests under way; both end with it.
+ *
+ * A client that fork made gets its grants before the process is there and before its page shows the counts that its
+ * parent copies into it. Until a count has been seen, or the child has connected, such a grant is `unborn`: it does not
+ * end because it counts nothing.
+ */
+#include "core_internal.h"
+
+struct client *client_find(const struct core *core, uint32_t id)
+{
+    struct client *client;
+
+    HASH_FIND(hh, core->clients, &id, sizeof(id), client);
+    return client;
+}
+
+int core_client_new(struct core *core, uint32_t id, uint32_t uid, int32_t pid)
+{
+    struct client *client;
+    int error;
+
+    if (client_find(core, id))
+        return EEXIST;
+    client = calloc(1, sizeof(*client));
+    error = client ? user_charge_client(core, uid, false, &client->user) : ENOMEM;
+    if (error) {
+        free(client);
+        return error;
+    }
+    client->id = id;
+    client->pid = pid;
+    HASH_ADD(hh, core->clients, id, sizeof(client->id), client);
+    if (!client->hh.tbl) {
+        user_give_back_client(core, client->user);
+        free(client);
+        return ENOMEM;
+    }
+    return 0;
+}
+
+static void grants_end(struct core *core, struct client *client, bool died)
+{
+    for (uint32_t i = 0; i < client->n_grant; i++) {
+        struct grant *grant = client->grant[i];
+        struct target *target;
+        bool attached;
+
+        if (!grant)
+            continue;
+        target = grant->target;
+        attached = grant->seen.count > 0;
+        if (grant_refresh(core, grant))
+            attached = grant->seen.count > 0;
+        if (died && attached) {
+            target->fig.dtime = core->now_s;
+            target->fig.lpid = client->pid;
+        }
+        grant_end(core, grant);
+        target_changed(core, target);
+        target_continue(core, target);
+    }
+}
+
+static void client_free(struct core *core, struct client *client)
+{
+    user_give_back_client(core, client->user);
+    HASH_DEL(core->clients, client);
+    free(client->grant);
+    free(client);
+}
+
+int core_client_fork(struct core *core, uint32_t parent_id, uint32_t child_id)
+{
+    struct client *parent = client_find(core, parent_id), *child;
+    int error = parent ? core_client_new(core, child_id, parent->user->uid, 0) : EINVAL;
+
+    if (error)
+        return error;
+    child = client_find(core, child_id);
+    child->parent_pid = parent->pid;
+    for (uint32_t i = 0; i < parent->n_grant; i++) {
+        struct grant *from = parent->grant[i], *grant;
+
+        if (!from)
+            continue;
+        grant = grant_new(core, child, i, from->target, from->prot, false, &error);
+        if (!grant) {
+            grants_end(core, child, false);
+            client_free(core, child);
+            return error;
+        }
+        grant_refresh(core, from);
+        grant->unborn = from->seen.count > 0;
+    }
+    return 0;
+}
+
+/* Count what a client's page says and no grant does: after a restart, grants are made from the pages. */
+int client_adopt(struct core *core, struct client *client)
+{
+    struct clshmd_entry entry;
+    int error = 0;
+
+    for (uint32_t i = 0; i < CLSHMD_ENTRIES_MAX && core->ops->entry(core->ctx, client->id, i, &entry); i++) {
+        struct segment *seg = NULL;
+        struct import *imp;
+        struct target *target = NULL;
+
+        if ((!entry.count && !entry.attaches) || (i < client->n_grant && client->grant[i]))
+            continue;
+        imp = import_find(core, entry.shmid);
+        if (imp)
+            target = &imp->t;
+        else if (segment_find(core, entry.shmid, &seg) == 0 &&
+                 (seg->state == FABRIC_REC_LIVE || seg->state == FABRIC_REC_DEST))
+            target = &seg->t;
+        if (!target || (!entry.count && seg && segment_marked(seg)))
+            continue;
+        if (!grant_new(core, client, i, target, DRIVER_PROT_READ | DRIVER_PROT_WRITE, true, &error))
+            return error;
+        grant_refresh(core, client->grant[i]);
+        if (!target->fig.attaches)
+            target->fig.attaches = 1;
+        target_changed(core, target);
+    }
+    return 0;
+}
+
+void core_client_pid(struct core *core, uint32_t id, int32_t pid)
+{
+    struct client *client = client_find(core, id);
+
+    if (!client)
+        return;
+    client->pid = pid;
+    for (uint32_t i = 0; i < client->n_grant; i++)
+        if (client->grant[i])
+            client->grant[i]->unborn = false;
+    /* A page that its parent filled after a restarted daemon had read it. Short of memory: at its next OPEN. */
+    (void)client_adopt(core, client);
+}
+
+void core_client_disconnected(struct core *core, uint32_t id)
+{
+    struct client *client = client_find(core, id);
+
+    while (client && client->ops)
+        op_abandon(core, client->ops);
+}
+
+void core_client_gone(struct core *core, uint32_t id)
+{
+    struct client *client = client_find(core, id);
+
+    if (!client)
+        return;
+    core_client_disconnected(core, id);
+    grants_end(core, client, true);
+    client_free(core, client);
+}
+
+bool core_client_use(const struct core *core, uint32_t id, struct clshmd_user *out)
+{
+    struct client *client = client_find(core, id);
+
+    if (!client)
+        return false;
+    *out = (struct clshmd_user){.pid = client->pid, .uid = client->user->uid, .part = core->params.self};
+    for (uint32_t i = 0; i < client->n_grant; i++) {
+        if (!client->grant[i])
+            continue;
+        grant_refresh((struct core *)core, client->grant[i]);
+        out->attachments += client->grant[i]->seen.count;
+        out->segments += client->grant[i]->seen.count > 0;
+    }
+    return true;
+}
