@@ -157,7 +157,7 @@ int main(int argc, char **argv)
     };
     struct tool tool = {.json = false};
 
-    tool_init();
+    tool_init(argv);
     argp_parse(&argp, argc, argv, 0, NULL, &tool);
     return tool_finish(diag(&tool));
 }

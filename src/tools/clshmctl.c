@@ -106,7 +106,7 @@ int main(int argc, char **argv)
     CLEANUP_FREE char *name = NULL;
     struct input input = {.first = 0};
 
-    tool_init();
+    tool_init(argv);
     log_open(program_invocation_short_name, LOG_LEVEL_ERROR); /* the fabric's functions say why there */
     argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &input);
     if (asprintf(&name, "clshmctl %s", input.command->name) < 0) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* clshmctl rmfabric: removes a fabric's directory, unless a partition uses it. The work is done in fabrics.c. */
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 
 #include "src/lib/path.h"
@@ -31,12 +32,21 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
+static void print_json(const char *path)
+{
+    json_t *root = json_pack("{s:s}", "removed", path);
+
+    json_dumpf(root, stdout, JSON_INDENT(2));
+    json_decref(root);
+    puts("");
+}
+
 static int report(const struct tool *tool, const char *path, enum fabrics_state state, unsigned part)
 {
     switch (state) {
     case FABRICS_NONE:
         if (tool->json)
-            puts("{}");
+            print_json(path);
         else
             printf("fabric %s is gone\n", path);
         return TOOL_DONE;

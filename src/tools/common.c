@@ -37,8 +37,9 @@ static void print_version(FILE *stream, struct argp_state *state)
             CLSHM_LIB_MINOR);
 }
 
-void tool_init(void)
+void tool_init(char **argv)
 {
+    argv[0] = program_invocation_short_name; /* getopt prints it */
     setlocale(LC_ALL, "");
     argp_err_exit_status = TOOL_USAGE;
     argp_program_version_hook = print_version;

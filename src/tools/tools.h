@@ -24,8 +24,8 @@ struct tool {
     bool json;
 };
 
-/* Begin a tool: names and exit status of argp, locale. */
-void tool_init(void);
+/* Begin a tool: its name as messages have it (argv[0] loses its directory), argp's exit status, the locale. */
+void tool_init(char **argv);
 
 /* The common options, to be a child of each parser; its input is a struct tool. */
 extern const struct argp tool_argp;

@@ -141,7 +141,7 @@ int main(int argc, char **argv)
     };
     struct input input = {.mode = 0644};
 
-    tool_init();
+    tool_init(argv);
     argp_parse(&argp, argc, argv, 0, NULL, &input);
     tool_export(&input.tool);
     return tool_finish(make_it(&input));

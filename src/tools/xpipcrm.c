@@ -166,7 +166,7 @@ int main(int argc, char **argv)
     struct input input = {.n = 0};
     int status;
 
-    tool_init();
+    tool_init(argv);
     argp_parse(&argp, argc, argv, 0, NULL, &input);
     tool_export(&input.tool);
     status = remove_them(&input);

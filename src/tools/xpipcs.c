@@ -155,7 +155,7 @@ int main(int argc, char **argv)
     };
     struct input input = {.one = false};
 
-    tool_init();
+    tool_init(argv);
     argp_parse(&argp, argc, argv, 0, NULL, &input);
     return tool_finish(show(&input));
 }
