@@ -133,6 +133,7 @@ static int show(struct input *input)
     if (r != 0)
         return (int)tool_failed(conn, "segments", r, "the daemon did not say which there are");
     input->style.json = input->tool.json;
+    input->style.iso_time = input->one;
     snprintf(id, sizeof(id), "%d", input->id);
     r = input->one ? print_one(input, &s)
                    : table_print("segments", &input->choice, &input->style, s.segment, s.n, sizeof(s.segment[0]));
