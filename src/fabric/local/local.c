@@ -415,6 +415,11 @@ static uint32_t local_gen_load(struct fabric *f, uint32_t slot)
     return area_gen(&to_local(f)->area, to_local(f)->self, slot);
 }
 
+static uint32_t local_peer_gen(struct fabric *f, uint32_t part, uint32_t slot)
+{
+    return area_gen(&to_local(f)->area, part, slot);
+}
+
 static int local_gens_fd(struct fabric *f)
 {
     return to_local(f)->gens_fd;
@@ -479,6 +484,7 @@ const struct fabric_ops fabric_local_ops = {
     .peer_record = local_peer_record,
     .gen_store = local_gen_store,
     .gen_load = local_gen_load,
+    .peer_gen = local_peer_gen,
     .gens_fd = local_gens_fd,
     .life_fd = local_life_fd,
     .send = local_send,
