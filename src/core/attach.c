@@ -269,7 +269,7 @@ void core_open(struct core *core, uint32_t client, uint64_t tag, const struct co
 
 void core_detached(struct core *core, uint32_t client_id, uint64_t tag, const struct clshmd_detached *req)
 {
-    struct client *client = client_find(core, client_id);
+    struct client *client = core_find_client(core, client_id);
     struct grant *grant = client && req->entry < client->n_grant ? client->grant[req->entry] : NULL;
 
     if (grant && grant->target->shmid == req->shmid) {

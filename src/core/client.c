@@ -8,7 +8,7 @@
  */
 #include "core_internal.h"
 
-struct client *client_find(const struct core *core, uint32_t id)
+struct client *core_find_client(const struct core *core, uint32_t id)
 {
     struct client *client;
 
@@ -21,7 +21,7 @@ int core_client_new(struct core *core, uint32_t id, uint32_t uid, int32_t pid)
     struct client *client;
     int error;
 
-    if (client_find(core, id))
+    if (core_find_client(core, id))
         return EEXIST;
     client = calloc(1, sizeof(*client));
     error = client ? user_charge_client(core, uid, false, &client->user) : ENOMEM;
@@ -73,12 +73,12 @@ static void client_free(struct core *core, struct client *client)
 
 int core_client_fork(struct core *core, uint32_t parent_id, uint32_t child_id)
 {
-    struct client *parent = client_find(core, parent_id), *child;
+    struct client *parent = core_find_client(core, parent_id), *child;
     int error = parent ? core_client_new(core, child_id, parent->user->uid, 0) : EINVAL;
 
     if (error)
         return error;
-    child = client_find(core, child_id);
+    child = core_find_client(core, child_id);
     child->parent_pid = parent->pid;
     for (uint32_t i = 0; i < parent->n_grant; i++) {
         struct grant *from = parent->grant[i], *grant;
@@ -98,7 +98,7 @@ int core_client_fork(struct core *core, uint32_t parent_id, uint32_t child_id)
 }
 
 /* Count what a client's page says and no grant does: after a restart, grants are made from the pages. */
-int client_adopt(struct core *core, struct client *client)
+int core_adopt_client(struct core *core, struct client *client)
 {
     struct clshmd_entry entry;
     int error = 0;
@@ -130,7 +130,7 @@ int client_adopt(struct core *core, struct client *client)
 
 void core_client_pid(struct core *core, uint32_t id, int32_t pid)
 {
-    struct client *client = client_find(core, id);
+    struct client *client = core_find_client(core, id);
 
     if (!client)
         return;
@@ -139,12 +139,12 @@ void core_client_pid(struct core *core, uint32_t id, int32_t pid)
         if (client->grant[i])
             client->grant[i]->unborn = false;
     /* A page that its parent filled after a restarted daemon had read it. Short of memory: at its next OPEN. */
-    (void)client_adopt(core, client);
+    (void)core_adopt_client(core, client);
 }
 
 void core_client_disconnected(struct core *core, uint32_t id)
 {
-    struct client *client = client_find(core, id);
+    struct client *client = core_find_client(core, id);
 
     while (client && client->ops)
         op_abandon(core, client->ops);
@@ -152,7 +152,7 @@ void core_client_disconnected(struct core *core, uint32_t id)
 
 void core_client_gone(struct core *core, uint32_t id)
 {
-    struct client *client = client_find(core, id);
+    struct client *client = core_find_client(core, id);
 
     if (!client)
         return;
@@ -163,7 +163,7 @@ void core_client_gone(struct core *core, uint32_t id)
 
 bool core_client_use(const struct core *core, uint32_t id, struct clshmd_user *out)
 {
-    struct client *client = client_find(core, id);
+    struct client *client = core_find_client(core, id);
 
     if (!client)
         return false;

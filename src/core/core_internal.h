@@ -361,8 +361,8 @@ void stat_finish(struct core *core, struct op *op);
 void info_done(struct core *core, struct op *op);
 
 /* client.c */
-struct client *client_find(const struct core *core, uint32_t id);
-int client_adopt(struct core *core, struct client *client);
+struct client *core_find_client(const struct core *core, uint32_t id);
+int core_adopt_client(struct core *core, struct client *client);
 
 /* member.c */
 void ping_done(struct core *core, struct op *op, const struct fabric_msg *msg);

@@ -47,7 +47,7 @@ struct op *op_new(struct core *core, enum op_kind kind, const struct core_cred *
 struct op *op_request(struct core *core, uint32_t client_id, uint64_t tag, enum op_kind kind,
                       const struct core_cred *cred)
 {
-    struct client *client = client_find(core, client_id);
+    struct client *client = core_find_client(core, client_id);
     uint32_t max = core->params.limits.max_ops_client;
     struct op *op = NULL;
     int error = ENOMEM;

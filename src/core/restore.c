@@ -140,7 +140,7 @@ int core_restore(struct core *core, bool fresh)
     slots_restore(core);
     HASH_ITER (hh, core->clients, client, next)
         if (!error)
-            error = client_adopt(core, client);
+            error = core_adopt_client(core, client);
     if (error)
         return error;
     restore_removals(core);
