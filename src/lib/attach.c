@@ -36,11 +36,13 @@ static int tell_detached(uint32_t e)
 {
     struct entry *x = &lib.entries.entry[e];
     struct clshmd_detached request = {.shmid = x->shmid, .entry = e};
-    x->owed = lib.in_debt = true;
     int error = lib_call(CLSHMD_DETACHED, &request, sizeof(request), NULL, 0, NULL, NULL, CONN_TIMEOUT_MS, NULL);
-    if (error == EIO || x->shmid != request.shmid)
+    if (x->shmid != request.shmid)
+        return error; /* a new page: the daemon knows nothing of the old one's */
+    x->owed = error == EIO;
+    lib.in_debt |= x->owed;
+    if (x->owed)
         return error;
-    x->owed = false;
     if (x->count == 0) {
         grants_drop(&lib.grants, &lib.entries, e);
         entries_release(&lib.entries, e);
@@ -81,7 +83,7 @@ static int entry_for(int shmid, uint32_t *out)
     else if ((error = grow()) != 0 && error != EIO && (idle = entries_idle(t)) != ENTRY_NONE)
         error = free_idle(idle);
     if (error)
-        return error;
+        return error == ENOSPC ? EMFILE : error;
     *out = entries_take(t, shmid);
     return *out == ENTRY_NONE ? EMFILE : 0;
 }
