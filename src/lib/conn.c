@@ -115,7 +115,7 @@ int conn_open(struct conn *conn, const char *socket_path, uint32_t wait_ms)
     struct stat st;
     conn_close(conn);
     if (strlen(socket_path) >= sizeof(address.sun_path))
-        return fail(conn, EIO, "%s: %s", socket_path, path_strerror(ENAMETOOLONG));
+        return fail(conn, EIO, "%.24s...: %s", socket_path, path_strerror(ENAMETOOLONG));
     strcpy(address.sun_path, socket_path);
     int fd CLEANUP_CLOSE = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || fstat(fd, &st) < 0)
