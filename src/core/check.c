@@ -210,7 +210,7 @@ static const struct {
     [FABRIC_OP_SET] = {true, false, SHMID_RECEIVER, FABRIC_MSG_CALLER_PRIVILEGED, NULL},
     [FABRIC_OP_STAT] = {true, false, SHMID_RECEIVER, FABRIC_MSG_INDEX | FABRIC_MSG_CALLER_PRIVILEGED, NULL},
     [FABRIC_OP_LOCK] = {true, false, SHMID_RECEIVER, FABRIC_MSG_OFF | FABRIC_MSG_CALLER_PRIVILEGED, NULL},
-    [FABRIC_OP_DONE] = {true, true, SHMID_ANY, 0, check_stat},
+    [FABRIC_OP_DONE] = {true, true, SHMID_ANY, FABRIC_MSG_MADE, check_stat},
     [FABRIC_OP_WAIT] = {true, false, SHMID_ANY, 0, NULL},
     [FABRIC_OP_WAKE] = {true, false, SHMID_ANY, 0, NULL},
 };

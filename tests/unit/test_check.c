@@ -227,6 +227,7 @@ static void test_message_flags(void **state)
             assert_int_equal(msg_passes(&msg), (flag == FABRIC_MSG_MEMORY && op == FABRIC_OP_IMPORTED) ||
                                                    (flag == FABRIC_MSG_INDEX && op == FABRIC_OP_STAT) ||
                                                    (flag == FABRIC_MSG_OFF && op == FABRIC_OP_LOCK) ||
+                                                   (flag == FABRIC_MSG_MADE && op == FABRIC_OP_DONE) ||
                                                    (flag == FABRIC_MSG_CALLER_PRIVILEGED && caller));
         }
     }
