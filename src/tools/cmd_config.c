@@ -72,15 +72,23 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
+/* A number, or null for no limit. */
+static json_t *json_limit(uint64_t value)
+{
+    return value == 0 || value > INT64_MAX ? json_null() : json_integer((json_int_t)value);
+}
+
 static int print_json(const struct clshmd_config_reply *c)
 {
+    uint64_t max_bytes;
+    bool limited = c->maxpgs != 0 && !__builtin_mul_overflow(c->maxpgs, c->granule, &max_bytes);
     json_t *root =
-        json_pack("{s:I s:i s:I s:i s:i s:s s:I s:I s:I s:I s:I s:I}", "maxpgs", (json_int_t)c->maxpgs, "granule",
-                  (int)c->granule, "max_bytes", (json_int_t)(c->maxpgs * c->granule), "maxdpgs", (int)c->maxdpgs,
+        json_pack("{s:o s:i s:o s:i s:i s:s s:o s:o s:o s:o s:o s:o}", "maxpgs", json_limit(c->maxpgs), "granule",
+                  (int)c->granule, "max_bytes", json_limit(limited ? max_bytes : 0), "maxdpgs", (int)c->maxdpgs,
                   "timeout_ms", (int)c->timeout_ms, "uids", c->uids == 0 ? "same" : "squash", "max_segments",
-                  (json_int_t)c->max_segments, "max_segments_uid", (json_int_t)c->max_segments_uid, "max_bytes_uid",
-                  (json_int_t)c->max_bytes_uid, "max_attachments_uid", (json_int_t)c->max_attachments_uid,
-                  "max_clients_uid", (json_int_t)c->max_clients_uid, "max_keys_uid", (json_int_t)c->max_keys_uid);
+                  json_limit(c->max_segments), "max_segments_uid", json_limit(c->max_segments_uid), "max_bytes_uid",
+                  json_limit(c->max_bytes_uid), "max_attachments_uid", json_limit(c->max_attachments_uid),
+                  "max_clients_uid", json_limit(c->max_clients_uid), "max_keys_uid", json_limit(c->max_keys_uid));
     int r =
         root == NULL || json_object_set_new(root, "file", c->file[0] != '\0' ? json_string(c->file) : json_null()) != 0;
 
@@ -137,9 +145,13 @@ static int config(struct input *input)
     request.maxdpgs = request.set == CLSHMD_SET_MAXDPGS ? (uint32_t)input->value : 0;
     request.timeout_ms = request.set == CLSHMD_SET_TIMEOUT ? (uint32_t)input->value : 0;
     r = tool_call(conn, CLSHMD_CONFIG, &request, sizeof(request), &reply, sizeof(reply));
+    if (r == EINVAL && s != NULL) {
+        tool_error(s->name, r, "%" PRIu64 ": expected %s", input->value, s->expected);
+        return TOOL_FAILED;
+    }
     if (r != 0)
-        return tool_failed(conn, s != NULL ? s->name : "getcfg", r,
-                           r == EPERM ? "only root and the daemon's owner may change it" : "the daemon refused it");
+        return (int)tool_failed(conn, s != NULL ? s->name : "getcfg", r,
+                                r == EPERM ? "only root and the daemon's owner may change it" : "the daemon refused");
     tool_clean(reply.file, sizeof(reply.file));
     if (input->tool->json)
         return print_json(&reply);

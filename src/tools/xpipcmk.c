@@ -6,7 +6,9 @@
 
 #include "include/xp_shm.h"
 #include "src/tools/parse.h"
+#include "src/tools/segments.h"
 #include "src/tools/tools.h"
+#include "src/util/cleanup.h"
 
 enum { OPT_PRIVATE = 0x100, OPT_ON };
 
@@ -104,23 +106,37 @@ static int make(struct input *input, const char **what)
     return id;
 }
 
+/* A fresh key stays reserved until its segment is removed: give back one that got no memory. */
+static void give_back(struct tool_conn *conn, int32_t key)
+{
+    CLEANUP(segments_deinit) struct segments s = {.n = 0};
+
+    if (segments_list(&s, conn) != 0)
+        return;
+    for (size_t i = 0; i < s.n; i++)
+        if (s.segment[i].stat.stat.key == key)
+            xp_shmctl(s.segment[i].stat.shmid, IPC_RMID, NULL);
+}
+
 static int make_it(struct input *input)
 {
-    struct tool_conn *conn = NULL;
+    CLEANUP_CONN struct tool_conn *conn = NULL;
     enum tool_status status = tool_connect(&input->tool, &conn); /* so that an absent daemon is said with its hint */
     const char *what;
     char object[32];
-    int id;
+    int id, r;
 
     if (status != TOOL_DONE)
         return (int)status;
-    tool_disconnect(conn);
     id = make(input, &what);
     if (id < 0) {
+        r = errno;
         snprintf(object, sizeof(object), "0x%08x", (unsigned)input->key);
-        tool_error(input->have_key ? object : input->on != NULL ? input->on : "segment", errno, "%s", what);
-        if (errno == ENOSPC)
+        tool_error(input->have_key ? object : input->on != NULL ? input->on : "segment", r, "%s", what);
+        if (r == ENOSPC)
             tool_hint_command(&input->tool, "clshmctl", "getcfg");
+        if (!input->have_key && input->key != -1)
+            give_back(conn, input->key);
         return TOOL_FAILED;
     }
     if (input->tool.json)
