@@ -241,8 +241,6 @@ void admin_dump(const struct request *r);
 
 extern const struct core_ops glue_core_ops;
 extern const struct fabric_events glue_fabric_events;
-/* Tell the core who is there already. */
-void glue_members(struct daemon *d);
 
 /* ------------------------------------------------------------------ stop.c */
 

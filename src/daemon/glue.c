@@ -215,16 +215,3 @@ const struct fabric_events glue_fabric_events = {
     .keep = on_keep,
     .unkeep = on_unkeep,
 };
-
-void glue_members(struct daemon *d)
-{
-    for (uint32_t p = 0; p < d->sb->parts; p++) {
-        struct clshmd_part part;
-
-        if (p == d->ops->self(d->fabric) || !d->ops->part(d->fabric, p, &part))
-            continue;
-        if (part.state == CLSHMD_PART_ALIVE || part.state == CLSHMD_PART_STALLED)
-            core_member(d->core, p, part.state == CLSHMD_PART_ALIVE ? CORE_MEMBER_ALIVE : CORE_MEMBER_STALLED,
-                        part.incarnation, d->ops->same_users(d->fabric, p));
-    }
-}

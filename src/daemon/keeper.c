@@ -119,7 +119,7 @@ static void kept_drop_all(struct keeper *k, bool also_lasting)
     struct kept *kept, *tmp;
 
     HASH_ITER (hh, k->kept, kept, tmp) {
-        bool lasting = kept->key.kind == KEEP_LISTEN || kept->key.kind == KEEP_SETTINGS;
+        bool lasting = kept->key.kind == KEEP_LISTEN || kept->key.kind == KEEP_SETTINGS || kept->key.kind == KEEP_LIFE;
         if (also_lasting || !lasting)
             kept_drop(k, kept);
     }

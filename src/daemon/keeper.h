@@ -38,7 +38,8 @@ struct keeper_msg {
 /*
  * How the daemon ends. KEEPER_EXIT_FAILED and KEEPER_EXIT_USAGE before anything was ever READY: the keeper ends with the
  * same status, for trying again would not help. KEEPER_EXIT_ANEW: what was kept belongs to a membership that is no more;
- * all but the clients' socket and the settings is dropped before the next start.
+ * it is dropped before the next start, but for the clients' socket, the settings, and the life file, by which the fabric
+ * sees that the id was this partition's.
  */
 #define KEEPER_EXIT_FAILED 1
 #define KEEPER_EXIT_USAGE  2

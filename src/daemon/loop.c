@@ -341,7 +341,6 @@ static int come_up(struct daemon *d, struct kept_fd *kept, size_t n)
             d->ops->leave(d->fabric);
         return KEEPER_EXIT_FAILED;
     }
-    glue_members(d);
     error = add_sources(d);
     if (error)
         return fail(d, "event loop", error < 0 ? -error : error, NULL);

@@ -276,7 +276,7 @@ static int daemon_anew(int sock, void *ctx)
         return KEEPER_EXIT_ANEW;
     }
     scene->n_fds = n;
-    check(n == 1 && kept[0].kind == KEEP_LISTEN);
+    check(n == 2 && kept[0].kind == KEEP_LIFE && kept[1].kind == KEEP_LISTEN);
     say(sock, KEEPER_QUIT);
     return 0;
 }
@@ -285,7 +285,7 @@ static void test_anew(void **state)
 {
     (void)state;
     assert_int_equal(run(daemon_anew), 0);
-    assert_int_equal(scene->n_fds, 1);
+    assert_int_equal(scene->n_fds, 2);
     assert_int_equal(scene->bad, 0);
 }
 
