@@ -339,7 +339,10 @@ static int startup(struct input *input)
     int wstatus = 0;
 
     if (r != 0) {
-        tool_error(fabric == NULL ? named : input->tool->partition, r, "%s", path_strerror(r));
+        tool_error(fabric == NULL                                     ? named
+                   : r == ENAMETOOLONG && input->tool->socket != NULL ? input->tool->socket
+                                                                      : input->tool->partition,
+                   r, "%s", path_strerror(r));
         return TOOL_USAGE;
     }
     r = tool_try_connect(input->tool, &conn);

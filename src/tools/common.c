@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "src/lib/conn.h"
@@ -274,6 +275,7 @@ static const char *why(const struct tool_conn *conn, const char *path)
 enum tool_status tool_connect(const struct tool *tool, struct tool_conn **out)
 {
     CLEANUP_CONN struct tool_conn *conn = conn_new();
+    struct stat st;
     int r;
     const char *path = socket_path(tool, &r);
 
@@ -297,8 +299,8 @@ enum tool_status tool_connect(const struct tool *tool, struct tool_conn **out)
     tool_error(path, r, "%s", why(conn, path));
     if (r == EIO)
         tool_hint_command(tool, "clshmctl", "startup");
-    if (r == EACCES)
-        tool_hint("CLSHM_DAEMON_UID=UID %s, if you trust that user", program_invocation_short_name);
+    if (r == EACCES && stat(path, &st) == 0)
+        tool_hint("export CLSHM_DAEMON_UID=%u # if you trust that user", st.st_uid);
     return TOOL_UNREACHABLE;
 }
 
