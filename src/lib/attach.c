@@ -249,6 +249,20 @@ static int place(uintptr_t *addr, int flags)
     return *addr == 0 && (flags & SHM_REMAP) ? EINVAL : 0;
 }
 
+/* An attachment failed with @error. An entry that was never attached tells a daemon that restarts nothing, so that
+ * a grant for it must not be relied upon: it goes. */
+static void give_up(uint32_t e, int error)
+{
+    struct entry *x = &lib.entries.entry[e];
+    entries_undo(&lib.entries, e);
+    if (x->count == 0 && !x->granted)
+        entries_release(&lib.entries, e);
+    else if (x->count == 0 && error != EIO && lib.entries.page && lib.entries.page[e].attaches == 0)
+        (void)tell_detached(e);
+    else
+        settle(e);
+}
+
 static int attach(int shmid, uintptr_t addr, int flags, uintptr_t *out)
 {
     uint32_t e;
@@ -267,12 +281,7 @@ static int attach(int shmid, uintptr_t addr, int flags, uintptr_t *out)
     error = map_entry(e, addr, flags, out);
     if (error == 0)
         return 0;
-    struct entry *x = &lib.entries.entry[e];
-    entries_undo(&lib.entries, e);
-    if (x->granted)
-        settle(e);
-    else if (x->count == 0)
-        entries_release(&lib.entries, e);
+    give_up(e, error);
     return error;
 }
 

@@ -53,8 +53,21 @@ static void parent(void)
     lib_leave(&lib.fork_scope, 0);
 }
 
+/* What counts nothing is not in the child's page. So a daemon that restarts would know nothing of it: it is to be asked
+ * for again. */
+static void release_idle(void)
+{
+    uint32_t e;
+    while ((e = entries_idle(&lib.entries)) != ENTRY_NONE) {
+        grants_drop(&lib.grants, &lib.entries, e);
+        entries_release(&lib.entries, e);
+    }
+}
+
 static void take_child_page(void)
 {
+    lib.entries.page = NULL; /* the parent's: not ours to write to */
+    release_idle();
     mapping_unmap(&lib.page);
     lib.page = lib.child_page;
     lib.child_page = (struct mapping){0};
