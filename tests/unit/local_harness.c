@@ -143,8 +143,13 @@ void member_init(struct member *m)
 
 int member_open(struct member *m, const char *name, int part)
 {
-    const struct fabric_config config = {
-        .path = harness_path, .partition = name, .part = part, .ring_pages = 1, .events = &harness_events, .ctx = m};
+    const struct fabric_config config = {.path = harness_path,
+                                         .partition = name,
+                                         .part = part,
+                                         .ring_pages = 1,
+                                         .squash = m->squash,
+                                         .events = &harness_events,
+                                         .ctx = m};
     struct kept before[HARNESS_KEPT];
     int error;
 

@@ -39,6 +39,7 @@ struct received {
 struct member {
     struct fabric *f;
     uint32_t id;
+    bool squash; /* as to be opened */
     bool fresh;
     struct kept kept[HARNESS_KEPT];
     struct driver_event event[HARNESS_LOG];

@@ -133,10 +133,9 @@ static void look_new(struct local *l, uint32_t part, uint32_t incarnation)
     if (!(area_slot_flags(&l->area, part) & FABRIC_SLOT_READY))
         return;
     area_gens_home_store(&l->area, l->self, part, incarnation);
-    if (!tell(l, DRIVER_EVENT_CAME, part, incarnation))
-        return;
-    shared_store(&v->known, incarnation);
     shared_store(&v->stalled, false);
+    if (tell(l, DRIVER_EVENT_CAME, part, incarnation))
+        shared_store(&v->known, incarnation);
 }
 
 static void declare_dead(struct local *l, uint32_t part)
@@ -150,6 +149,18 @@ static void declare_dead(struct local *l, uint32_t part)
                     part, v->missed);
 }
 
+/* Changed before it is told, so that who was told finds it so; back if it cannot be told yet. */
+static void set_stalled(struct local *l, uint32_t part, bool stalled)
+{
+    struct local_view *v = &l->members.view[part];
+
+    if (v->stalled == stalled)
+        return;
+    shared_store(&v->stalled, stalled);
+    if (!tell(l, stalled ? DRIVER_EVENT_STALLED : DRIVER_EVENT_RESUMED, part, v->incarnation))
+        shared_store(&v->stalled, !stalled);
+}
+
 /* One tick's look at the heartbeat of an ALIVE partition. */
 static void look_beats(struct local *l, uint32_t part, bool late)
 {
@@ -160,14 +171,12 @@ static void look_beats(struct local *l, uint32_t part, bool late)
     if (heartbeat != v->heartbeat) {
         v->heartbeat = heartbeat;
         shared_store(&v->missed, 0);
-        if (v->stalled && tell(l, DRIVER_EVENT_RESUMED, part, v->incarnation))
-            shared_store(&v->stalled, false);
+        set_stalled(l, part, false);
         return;
     }
     shared_store(&v->missed, late ? 0 : v->missed + 1);
-    if (v->missed >= LOCAL_STALLED + away && !v->stalled && v->known &&
-        tell(l, DRIVER_EVENT_STALLED, part, v->incarnation))
-        shared_store(&v->stalled, true);
+    if (v->missed >= LOCAL_STALLED + away && v->known)
+        set_stalled(l, part, true);
     if (v->missed >= LOCAL_DEAD + away)
         declare_dead(l, part);
 }
