@@ -306,6 +306,9 @@ static void member_event(struct local *l, const struct driver_event *event)
     case DRIVER_EVENT_DEAD:
     case DRIVER_EVENT_LEFT:
         l->peer[event->part].told = 0;
+        if (l->peer[event->part].broken)
+            (void)area_ring_skip(&l->area, l->self, event->part);
+        l->peer[event->part].broken = false;
         local_peer_forget(l, event->part, event->incarnation);
         break;
     default:

@@ -175,6 +175,7 @@ struct local_peer {
     int fd; /* connected to its door; -1 */
     uint32_t fd_incarnation;
     uint32_t closed; /* the incarnation whose ring is closed since it sent nonsense; 0: none */
+    bool broken;     /* the ring itself makes no sense: mended when that incarnation is over */
     struct local_held *held, *held_tail;
     uint32_t n_held;
 };

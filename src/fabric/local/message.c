@@ -185,6 +185,7 @@ static bool receive_from(struct local *l, uint32_t from)
         if (error || (msg.incarnation == incarnation &&
                       !fabric_msg_check(&msg, from, sb->parts, sb->part_bits, sb->slot_bits))) {
             close_ring(l, from, incarnation);
+            l->peer[from].broken = error != 0;
             break;
         }
         if (msg.incarnation == incarnation)
