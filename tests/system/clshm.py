@@ -242,6 +242,9 @@ def become(user):
 
 
 class Partition:
+    def __str__(self):
+        return self.name
+
     def __init__(self, fabric, name, kind, user=None, config=None, arguments=(), build=None, hostname=None, ns=True):
         self.fabric, self.name, self.kind = fabric, name, kind
         self.arguments, self.build = list(arguments), build
@@ -295,6 +298,7 @@ class Partition:
         return Program(self, self.inside(binary(name), *arguments, user=user), env)
 
     def ctl(self, tool, *arguments, **kwargs):
+        kwargs.setdefault("env", {})["CLSHM_DAEMON_UID"] = self.uid
         return self.fabric.run(tool, *arguments, "-s", self.socket, **kwargs)
 
     # ---------------------------------------------------------------- the daemon
@@ -463,6 +467,7 @@ class Process:
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 self.pid = struct.unpack("3i", payload)[0]
+                assert self.pid > 0, "an answer without a sender"
             elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 self.fds += struct.unpack(f"{len(payload) // 4}i", payload)
         words = data.decode().split(" ", 1)
@@ -552,7 +557,6 @@ class Process:
     def fork(self, command="fork"):
         self.call(command)
         channel = socket.socket(fileno=self.fds[0])
-        channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         return Process(self.partition, channel)
 
     def exec(self):

@@ -330,11 +330,13 @@ static void become_child(int fd)
 
 static void do_fork(int n, char **w) /* fork, rawfork */
 {
-    int pair[2];
+    int pair[2], on = 1;
     pid_t pid;
 
     (void)n;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
+    /* SO_PASSCRED from the start: what was sent without it names no process. */
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0 ||
+        setsockopt(pair[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0) {
         answer_errno();
         return;
     }
