@@ -149,8 +149,8 @@ struct fabric_slot {
 
 /*
  * A cell: state 2 | partition 8 | slot 16 | generation 24 | tag 14. It is a hint. It counts only if the record that it
- * names has the same key and generation, is RESERVED or LIVE, and its incarnation is alive; the rest are corpses, which
- * anybody may swap away.
+ * names has the same key and generation, is NEW, RESERVED or LIVE, and its incarnation is alive; the rest are corpses,
+ * which anybody may swap away. A LIVE cell with a NEW record: the key is taken, its home makes the record LIVE next.
  */
 enum fabric_cell_state {
     FABRIC_CELL_FREE = 0,
