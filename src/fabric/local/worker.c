@@ -116,9 +116,9 @@ static void job_end(struct local_workers *workers, struct local_job *job)
         event.type = DRIVER_EVENT_DESTROYED;
     else if ((job->kind == LOCAL_JOB_RESERVE || job->kind == LOCAL_JOB_UNDO) && !job->cancelled)
         event.type = DRIVER_EVENT_CREATED;
+    job_dispose(job);
     if (event.type != DRIVER_EVENT_NONE)
         (void)local_ring_push(workers->ring, &event, true);
-    job_dispose(job);
 }
 
 static void queue_put(struct local_workers *workers, struct local_job *job)
