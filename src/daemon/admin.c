@@ -273,10 +273,10 @@ void admin_evict(const struct request *r)
     struct daemon *d = r->d;
     int error;
 
-    if (req->flags & ~CLSHMD_EVICT_KNOWN || req->part >= d->sb->parts || req->part == d->ops->self(d->fabric))
-        error = EINVAL;
-    else if (!session_admin(r->conn))
+    if (!session_admin(r->conn))
         error = EPERM;
+    else if (req->flags & ~CLSHMD_EVICT_KNOWN || req->part >= d->sb->parts || req->part == d->ops->self(d->fabric))
+        error = EINVAL;
     else
         error = d->ops->evict(d->fabric, req->part, req->flags);
     if (!error)
