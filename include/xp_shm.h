@@ -11,6 +11,7 @@
  * with
  *   EIO        the daemon cannot be reached, or the conversation with it broke
  *   EPROTO     library and daemon have different major versions; the daemon's log says which
+ *   EAGAIN     the user has too many processes connected, or too many requests under way
  *   EHOSTDOWN  the partition that hosts the segment is stalled or down
  *
  * What may be stored in a segment: data without pointers; C11 lock-free atomics, which work across partitions of every
