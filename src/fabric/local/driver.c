@@ -31,7 +31,8 @@
 #define SEALS       (F_SEAL_GROW | F_SEAL_SEAL)
 #define INLINE_MAX  (256u << 10) /* reserved in the loop: quicker than waking a worker */
 #define DESTROY_MAX (4u << 20)   /* freed in the loop */
-#define REVOKE_WAIT 10u          /* ms that the loop waits for a large revocation */
+#define REVOKE_MAX  (16u << 20)  /* revoked in the loop */
+#define REVOKE_WAIT 100u         /* ms that the loop waits for a larger revocation */
 
 #ifndef MFD_HUGE_SHIFT
 #define MFD_HUGE_SHIFT 26
@@ -334,9 +335,9 @@ void local_drop(struct fabric *f, int32_t shmid)
 
 /*
  * The home is dead: whoever touches the pages from now on gets SIGBUS. One ftruncate() does it: the file's size changes
- * first, then the mappings are emptied, then the pages go. What is large is done by a worker, since the last takes
- * long, and the loop waits no longer than REVOKE_WAIT; the pages of the dead have no other user yet, so that a
- * moment more is harmless.
+ * first, then the mappings are emptied, then the pages go. The last takes long if there are many, so a worker does it
+ * and the loop waits REVOKE_WAIT at the most. Beyond that somebody may still read what the dead have left there, for as
+ * long as the worker takes; nobody else's data comes into these pages while they can be reached.
  */
 void local_revoke(struct fabric *f, int32_t shmid)
 {
@@ -347,7 +348,7 @@ void local_revoke(struct fabric *f, int32_t shmid)
     if (!m || !m->import)
         return;
     memory_unlock(l, m);
-    serial = m->size <= DESTROY_MAX ? 0 : hand_over(l, m, LOCAL_JOB_REVOKE);
+    serial = m->size <= REVOKE_MAX ? 0 : hand_over(l, m, LOCAL_JOB_REVOKE);
     if (serial)
         local_workers_wait(&l->driver.workers, serial, REVOKE_WAIT);
     else
@@ -525,7 +526,7 @@ static int lock_pages(struct local *l, struct local_memory *m, void *addr)
     struct local_job *job;
 
     if (m->size <= DESTROY_MAX)
-        return mlock(addr, m->size) < 0 ? errno : 0;
+        return mlock2(addr, m->size, 0) < 0 ? errno : 0;
     if (mlock2(addr, m->size, MLOCK_ONFAULT) < 0)
         return errno;
     job = calloc(1, sizeof(*job));
