@@ -134,7 +134,7 @@ static int page_make(struct client *client)
     /* Mode 0600: who was handed a description cannot open another one without the lock. */
     if (fd < 0 || fchmod(fd, 0600) < 0 || ftruncate(fd, CLSHMD_PAGE_SIZE) < 0)
         return errno;
-    if (fallocate(fd, 0, 0, PAGE_BYTES) < 0)
+    if (fallocate(fd, 0, 0, (off_t)client->pages * PAGE_BYTES) < 0)
         return errno;
     client->fd = fd;
     error = page_head(client, true);
@@ -283,6 +283,8 @@ int client_new(struct daemon *d, uint32_t uid, int32_t pid, struct client *paren
     CLEANUP_CLOSE int locked = -1;
     int error = client ? new_token(d, &client->token) : ENOMEM;
 
+    if (!error && parent)
+        client->pages = parent->pages; /* as many entries as it is to copy */
     if (!error)
         error = page_make(client);
     if (!error)
