@@ -134,7 +134,7 @@ static int setpmo(struct core *core, struct op *op, const struct core_found *fou
         segment_find(core, found->shmid, &seg) != 0 || seg->state != FABRIC_REC_RESERVED || seg->maker)
         return EINVAL;
     if (!op->cred.privileged && op->cred.uid != seg->r.cuid)
-        return EPERM;
+        return EACCES;
     seg->r.policy = op->req.pmo.policy;
     seg->r.nodes = op->req.pmo.nodes;
     segment_publish(core, seg, seg->state);

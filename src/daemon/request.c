@@ -8,7 +8,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <numaif.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "src/daemon/daemon.h"
@@ -303,13 +305,31 @@ static void handle_ctl(const struct request *r)
         core_ctl(r->d->core, client, tag, &cred, r->payload);
 }
 
+/* Does the kernel take this policy with these nodes? Asked now, so that the key's first xp_shmget does not fail for it. */
+static int placement_check(const struct clshmd_setpmo *req)
+{
+    unsigned long nodes = req->nodes;
+    void *page = mmap(NULL, FABRIC_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int error = 0;
+
+    if (page == MAP_FAILED)
+        return ENOMEM;
+    if (mbind(page, FABRIC_PAGE, (int)req->policy, &nodes, sizeof(nodes) * 8 + 1, 0) < 0 && errno != ENOSYS)
+        error = errno;
+    munmap(page, FABRIC_PAGE);
+    return error;
+}
+
 static void handle_setpmo(const struct request *r)
 {
     struct core_cred cred = session_cred(r->conn);
+    int error = placement_check(r->payload);
     uint32_t client;
     uint64_t tag;
 
-    if (request_pend(r, &client, &tag))
+    if (error)
+        request_done(r, error, NULL, 0);
+    else if (request_pend(r, &client, &tag))
         core_setpmo(r->d->core, client, tag, &cred, r->payload);
 }
 
