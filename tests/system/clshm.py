@@ -128,12 +128,28 @@ def gone(pid, limit=LIMIT):
         os.close(fd)
 
 
-def stop(pids, sig=signal.SIGSTOP):
-    """Stop processes and wait until they stand still; or let them go on."""
+def waiting_for(pid):
+    """The nsenter(1) that waits for this process, if any: it stops when its child does."""
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+    return parent if exe_name(parent) == "nsenter" else None
+
+
+def stop(pids):
+    """Stop processes and wait until they stand still."""
     for pid in pids:
-        os.kill(pid, sig)
-    if sig == signal.SIGSTOP:
-        wait_until(lambda: all(state_of(pid) in "Tt" for pid in pids), what="stopped")
+        os.kill(pid, signal.SIGSTOP)
+    everyone = [pid for pid in (*pids, *map(waiting_for, pids)) if pid]
+    wait_until(lambda: all(state_of(pid) == "T" for pid in everyone), what="stopped")
+
+
+def go_on(pids):
+    for pid in pids:
+        for target in (waiting_for(pid), pid):
+            if target:
+                os.kill(target, signal.SIGCONT)
 
 
 def marked(mark):
@@ -282,7 +298,7 @@ class Partition:
         return [*enter, *become(self.user if user is None else user), *map(str, command)]
 
     def environment(self, **more):
-        return self.fabric.environment(CLSHM_SOCKET=self.socket, CLSHM_DAEMON_UID=self.uid, **more)
+        return self.fabric.environment(**{"CLSHM_SOCKET": self.socket, "CLSHM_DAEMON_UID": self.uid, **more})
 
     def process(self, user=None, **env):
         """A program under test."""
@@ -395,7 +411,7 @@ class Partition:
         stop(pids or self.pids())
 
     def go_on(self, pids=None):
-        stop(pids or self.pids(), signal.SIGCONT)
+        go_on(pids or self.pids())
 
     def shutdown(self, *arguments):
         result = self.ctl("clshmctl", "shutdown", *arguments)
@@ -407,9 +423,8 @@ class Partition:
     def close(self):
         if self.daemon:
             self._check_restarts()
-            for pid in self.pids():
-                os.kill(pid, signal.SIGCONT)
             pids = self.pids()
+            go_on(pids)
             if pids:
                 os.kill(pids[0], signal.SIGTERM)
             try:
@@ -581,7 +596,7 @@ class Process:
         except OSError:
             pass
         try:
-            os.kill(self.pid, signal.SIGCONT)
+            go_on([self.pid])
             os.waitpid(self.pid, os.WNOHANG)  # one that was left to this process
         except (ProcessLookupError, ChildProcessError):
             pass

@@ -185,7 +185,8 @@ def test_ftok(three):
     for path, home in homes.items():
         key = a.ftok(path)
         shmid = b.get(key, 5000, 0o600)  # creates, whatever the flags say
-        assert a.get(key, 5000, 0) == c.get(key, 5000, IPC_CREAT | IPC_EXCL | 0o666) == shmid
+        assert a.get(key, 5000, 0) == c.get(key, 5000, IPC_CREAT | 0o666) == shmid
+        fails("EEXIST", c.get, key, 5000, IPC_CREAT | IPC_EXCL | 0o666)
         assert a.number("part", shmid) == home.number("self")
         at, at_c = a.attach(shmid), c.attach(shmid)
         a.zeros(at, 5000)
@@ -212,6 +213,7 @@ def test_ftok_refuses(two):
 def test_partitions(three):
     programs = [p.process() for p in three]
     a, b, _ = programs
+    two_name = b.partition.hostname
     ids = sorted(p.number("self") for p in programs)
     assert len(set(ids)) == 3
     for p in programs:
@@ -221,7 +223,7 @@ def test_partitions(three):
         for q in programs:
             assert p.call("hostname", q.number("self")) == q.partition.hostname
     fails("EINVAL", a.call, "list", -1)
-    fails("ENAMETOOLONG", a.call, "hostname", b.number("self"), 3)
+    fails("ENAMETOOLONG", a.call, "hostname", b.number("self"), len(two_name))
     fails("EINVAL", a.call, "hostname", 63)
     fails("EINVAL", a.call, "hostname", -1)
     fails("EINVAL", a.number, "part", 0x7fffffff)
@@ -285,6 +287,7 @@ def test_placement(one):
     fails("EINVAL", a.call, "setpmo", key, 1, 2)  # too late
     fails("EINVAL", a.call, "setpmo", a.ftok(), 1, 99)
     fails("EINVAL", a.call, "setpmo", a.ftok(), 0, 2)
+    fails("EINVAL", a.call, "setpmo", a.ftok(), 1 << 62, 2)
 
 
 def test_ids_are_not_used_again_at_once(one):

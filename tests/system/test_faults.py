@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from clshm import IPC_PRIVATE, Died, fails, gone, stop, wait_until
+from clshm import IPC_PRIVATE, Died, fails, go_on, gone, stop, wait_until
 
 PAGE = 4096
 # A machine that also builds and tests other things schedules late: on top of each bound in H.
@@ -72,7 +72,7 @@ def test_counts_while_the_daemon_is_away(two):
     two[0].expected_restarts += 1
     doomed.kill()
     a.send("detach", at)  # does not return before there is a daemon, or needs none
-    stop([keeper], signal.SIGCONT)
+    go_on([keeper])
     a.receive("detach")
     for shmid in ids:
         a.comes_to(shmid, 1)
@@ -95,7 +95,7 @@ def test_autormid_while_the_daemon_is_away(one):
     gone(pid)
     one.expected_restarts += 1
     b.kill()
-    stop([keeper], signal.SIGCONT)
+    go_on([keeper])
     a.is_removed(shmid)
     a.is_removed(marked)
     wait_until(lambda: one.segments() == 0, what="both are gone")
@@ -183,7 +183,7 @@ def test_stalled(two):
     assert b.stat(mine)["nattch"] == 0
     for _ in range(20):
         assert two[1].state("one") == "stalled"  # its programs live: never dead
-    stop(pids, signal.SIGCONT)
+    go_on(pids)
     two[1].sees("one", "alive")
     assert a.nattch(shmid) == b.nattch(shmid) == 2
     b.rmid(shmid)
@@ -205,7 +205,7 @@ def test_short_pauses(two, beats):
         end = time.monotonic() + beats * two[0].fabric.heartbeat
         while time.monotonic() < end:
             b.store(at_b, 0, 7)
-        stop(pids, signal.SIGCONT)
+        go_on(pids)
         two[1].sees("one", "alive")
         assert a.load(at, 0) == 7
     assert next(p["incarnation"] for p in two[1].status()["partitions"] if p["name"] == "one") == incarnation
@@ -412,7 +412,7 @@ def test_a_program_that_stands_still(two):
     assert a.nattch(shmid) == 1
     assert two[1].process().nattch(shmid) == 1
     a.rmid(shmid)
-    stop([b.pid], signal.SIGCONT)
+    go_on([b.pid])
     b.exit()
     a.is_removed(shmid)
 
