@@ -140,6 +140,7 @@ void target_recount(struct core *core, struct target *target)
     uint64_t sum = 0;
     struct grant *grant;
 
+    clients_late(core);
     DL_FOREACH (target->grants, grant) {
         grant_refresh(core, grant);
         sum += grant->seen.count;

@@ -4,7 +4,8 @@
  *
  * A client that fork made gets its grants before the process is there and before its page shows the counts that its
  * parent copies into it. Until a count has been seen, or the child has connected, such a grant is `unborn`: it does not
- * end because it counts nothing.
+ * end because it counts nothing. When the daemon is restarted just then, the child is `late`: its page is read again
+ * before anything ends for want of attachments.
  */
 #include "core_internal.h"
 
@@ -40,8 +41,15 @@ int core_client_new(struct core *core, uint32_t id, uint32_t uid, int32_t pid)
     return 0;
 }
 
+static void late_end(struct core *core, struct client *client)
+{
+    core->n_late -= client->late;
+    client->late = false;
+}
+
 static void grants_end(struct core *core, struct client *client, bool died)
 {
+    late_end(core, client);
     for (uint32_t i = 0; i < client->n_grant; i++) {
         struct grant *grant = client->grant[i];
         struct target *target;
@@ -111,8 +119,8 @@ int core_adopt_client(struct core *core, struct client *client)
         if ((!entry.count && !entry.attaches) || (i < client->n_grant && client->grant[i]))
             continue;
         imp = import_find(core, entry.shmid);
-        if (imp)
-            target = &imp->t;
+        if (imp && core->ops->memory_has(core->ctx, entry.shmid))
+            target = &imp->t; /* else it is asked for only now, by an OPEN */
         else if (segment_find(core, entry.shmid, &seg) == 0 &&
                  (seg->state == FABRIC_REC_LIVE || seg->state == FABRIC_REC_DEST))
             target = &seg->t;
@@ -128,6 +136,14 @@ int core_adopt_client(struct core *core, struct client *client)
     return 0;
 }
 
+void clients_late(struct core *core)
+{
+    if (core->n_late)
+        for (struct client *client = core->clients; client; client = client->hh.next)
+            if (client->late)
+                (void)core_adopt_client(core, client);
+}
+
 void core_client_pid(struct core *core, uint32_t id, int32_t pid)
 {
     struct client *client = core_find_client(core, id);
@@ -135,6 +151,7 @@ void core_client_pid(struct core *core, uint32_t id, int32_t pid)
     if (!client)
         return;
     client->pid = pid;
+    late_end(core, client);
     for (uint32_t i = 0; i < client->n_grant; i++)
         if (client->grant[i])
             client->grant[i]->unborn = false;

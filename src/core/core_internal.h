@@ -135,6 +135,7 @@ struct client {
     uint32_t held;        /* grants in it */
     struct op *ops;
     uint32_t n_ops;
+    bool late; /* restored before its process had a pid: its parent may yet fill its page */
     UT_hash_handle hh;
 };
 
@@ -221,6 +222,7 @@ struct core {
 
     struct timer *timers[TIMER_CLASSES];
     uint32_t next_id;
+    uint32_t n_late;
     uint64_t key_counter;
     uint64_t n_segments, n_reserved, bytes, pages, n_grants; /* n_segments: all slots in use */
 
@@ -363,6 +365,7 @@ void info_done(struct core *core, struct op *op);
 /* client.c */
 struct client *core_find_client(const struct core *core, uint32_t id);
 int core_adopt_client(struct core *core, struct client *client);
+void clients_late(struct core *core); /* before something ends because nobody is counted: look at the late ones */
 
 /* member.c */
 void ping_done(struct core *core, struct op *op, const struct fabric_msg *msg);

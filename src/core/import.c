@@ -101,7 +101,10 @@ void import_release(struct core *core, struct import *imp, uint32_t seq, uint32_
 
 void import_continue(struct core *core, struct import *imp)
 {
-    if (!imp->seq && !imp->waiters && !imp->t.grants)
+    if (imp->seq || imp->waiters || imp->t.grants)
+        return;
+    clients_late(core);
+    if (!imp->t.grants)
         import_release(core, imp, 0, 0);
 }
 

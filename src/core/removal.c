@@ -120,6 +120,9 @@ void segment_continue(struct core *core, struct segment *seg)
 {
     bool automatic = seg->state == FABRIC_REC_LIVE && seg->r.flags & FABRIC_SEG_AUTORMID && seg->t.fig.attaches > 0;
 
-    if ((seg->state == FABRIC_REC_DEST || automatic) && !seg->importers && !seg->t.grants)
+    if ((seg->state != FABRIC_REC_DEST && !automatic) || seg->importers || seg->t.grants)
+        return;
+    clients_late(core);
+    if (!seg->t.grants)
         segment_destroy(core, seg);
 }

@@ -138,9 +138,12 @@ int core_restore(struct core *core, bool fresh)
     for (uint32_t slot = 0; slot < core->params.slots && !error; slot++)
         error = restore_slot(core, slot, fresh);
     slots_restore(core);
-    HASH_ITER (hh, core->clients, client, next)
+    HASH_ITER (hh, core->clients, client, next) {
+        client->late = client->pid == 0;
+        core->n_late += client->late;
         if (!error)
             error = core_adopt_client(core, client);
+    }
     if (error)
         return error;
     restore_removals(core);

@@ -363,7 +363,7 @@ bool world_deliver(struct world *world, uint32_t from, uint32_t to, bool repeat)
     struct world_part *p = &world->part[to];
     struct world_message m;
 
-    if (!q->count || !p->core)
+    if (!q->count || !p->core || p->paused)
         return false;
     m = q->message[q->head];
     if (!repeat) {
@@ -535,7 +535,7 @@ int world_start(struct world *world, uint32_t part, bool fresh, uint32_t uid)
     core_set_hostname(p->core, "host.example");
     for (uint32_t i = 0; i < WORLD_CLIENTS && !error; i++)
         if (p->page[i])
-            error = core_client_new(p->core, i, uid, (int32_t)(1000 + i));
+            error = core_client_new(p->core, i, uid + p->uid[i], p->unborn[i] ? 0 : (int32_t)(1000 + i));
     for (uint32_t i = 0; i < p->imports && !error; i++)
         error = core_restore_import(p->core, p->import[i].shmid);
     return error ? error : core_restore(p->core, fresh);
@@ -557,6 +557,8 @@ void world_die(struct world *world, uint32_t part)
     memset(p->own, 0, world->config.slots * sizeof(*p->own));
     p->imports = 0;
     memset(p->page, 0, sizeof(p->page));
+    memset(p->unborn, 0, sizeof(p->unborn));
+    p->paused = false;
     memset(p->entry, 0, sizeof(p->entry));
     for (uint32_t other = 0; other < world->config.parts; other++) {
         world_cut(world, part, other, 0);
@@ -577,7 +579,7 @@ void world_time(struct world *world, uint64_t ms)
     world->now_ms += ms;
     world->now_s = 1000000 + (int64_t)(world->now_ms / 1000);
     for (uint32_t part = 0; part < world->config.parts; part++) {
-        if (!world->part[part].core)
+        if (!world->part[part].core || world->part[part].paused)
             continue;
         core_set_time(world->part[part].core, world->now_ms, world->now_s);
         core_tick(world->part[part].core);

@@ -72,7 +72,10 @@ struct world_part {
     uint32_t imports, imports_size;
     struct clshmd_entry entry[WORLD_CLIENTS][WORLD_ENTRIES];
     bool page[WORLD_CLIENTS];
-    struct world_reply reply; /* the last one */
+    bool unborn[WORLD_CLIENTS];  /* made by fork, not connected yet: a restarted daemon does not know its pid */
+    uint32_t uid[WORLD_CLIENTS]; /* added to what world_start() is given */
+    bool paused;                 /* nothing is delivered, no time passes */
+    struct world_reply reply;    /* the last one */
     uint32_t replies;
 };
 
