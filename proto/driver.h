@@ -95,7 +95,7 @@ struct driver_ring {
 
 /* A power of two, so that the counts may wrap: the largest one that fits. */
 #define DRIVER_RING_SLOTS(pages)                                                                                       \
-    ((uint32_t)1 << (31 - __builtin_clz((uint32_t)(((pages) * 4096u - sizeof(struct driver_ring)) /                    \
+    ((uint32_t)1 << (31 - __builtin_clz((uint32_t)(((pages)*4096u - sizeof(struct driver_ring)) /                      \
                                                    sizeof(struct driver_event)))))
 
 #ifndef __cplusplus
