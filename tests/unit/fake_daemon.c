@@ -253,7 +253,8 @@ static void play_trick(const struct fake *f, struct answer *a, size_t *length)
 {
     if (f->trick_op ? f->trick_op != a->header.op : a->header.op == CLSHMD_HELLO)
         return;
-    switch (f->trick) {
+    int trick = f->trick;
+    switch (trick) {
     case FAKE_WRONG_SEQ:
         a->header.seq++;
         break;
