@@ -78,26 +78,26 @@ def test_no_fabric(fabric):
 
 def test_truncated_control_area(fabric):
     os.truncate(control(fabric), control(fabric).stat().st_size // 2)
-    refuses(another(fabric), "control")
+    refuses(another(fabric), str(fabric.path), "truncated")
 
 
 @pytest.mark.parametrize("size", [0, 1, 191, 4096])
 def test_stub_of_a_control_area(fabric, size):
     os.truncate(control(fabric), size)
-    refuses(another(fabric), "control")
+    refuses(another(fabric), str(fabric.path), "EINVAL")
 
 
 def test_foreign_control_area(fabric):
     with open(control(fabric), "r+b") as f:
         f.write(random.Random(1).randbytes(4096))
-    refuses(another(fabric), "control")
+    refuses(another(fabric), str(fabric.path), "not a fabric")
 
 
 def test_damaged_superblock(fabric):
     with open(control(fabric), "r+b") as f:
         f.seek(100)
         f.write(b"\xff")
-    refuses(another(fabric), "control")
+    refuses(another(fabric), str(fabric.path), "damaged")
 
 
 FNV_BASIS, FNV_PRIME = 0xcbf29ce484222325, 0x100000001b3
@@ -123,13 +123,12 @@ def fnv(data):
 
 def test_fabric_of_another_major(fabric):
     change_superblock(fabric, 8, "<H", 2)
-    log = refuses(another(fabric), "control")
-    assert "2." in log and "1." in log  # who has which
+    refuses(another(fabric), str(fabric.path), "version 2.0", "version 1", "EPROTO")  # who has which
 
 
 def test_fabric_of_unknown_capability(fabric):
     change_superblock(fabric, 88, "<Q", 1 << 40)
-    refuses(another(fabric), "control")
+    refuses(another(fabric), str(fabric.path), "capability")
 
 
 def test_granule_below_the_page_size(fabric):
@@ -403,7 +402,7 @@ def test_tools_say_what_is_wrong(fabric):
             (["status", "-s", "/nonexistent/sock"], 3, "/nonexistent/sock"),
             (["nonsense"], 2, "nonsense"),
             (["maxpgs"], 2, "maxpgs"),
-            (["maxpgs", "-1", "-s", one.socket], 2, "-1"),
+            (["maxpgs", "1x", "-s", one.socket], 2, "1x"),
             (["timeout", "x", "-s", one.socket], 2, "x"),
             (["mkfabric", "--partitions", "65", fabric.dir / "more"], 2, "65"),
             (["mkfabric", "--slots", "100", fabric.dir / "more"], 2, "100"),

@@ -46,6 +46,26 @@ def test_robust_mutex_across_partitions_owner_dies(two):
 
 
 @pytest.mark.skipif(not clshm.IS_ROOT, reason="needs PID namespaces of its own: run as root")
+def test_priority_inheritance(fabric):
+    """The kernel finds the owner of a lock only in the waiter's own PID namespace: elsewhere there is none of that id."""
+    one, other = (fabric.partition(name) for name in ("one", "two"))
+    one.sees(other, "alive")
+    other.sees(one, "alive")
+    for i, (partner, says) in enumerate(((one, "ETIMEDOUT"), (other, "ESRCH"))):
+        shmid = one.process().get(90 + i, 1 << 16)
+        holder = numbered(one, 800, "pi", shmid, 0)
+        waiter = partner.program("locks", "pi", shmid, 1, 1)
+        assert waiter.finish() == f"ok {says}"
+        assert holder.finish() == "ok held"
+
+
+def numbered(part, tid, *arguments):
+    """locks, with a thread id of our choice."""
+    command = f"echo {tid - 1} >/proc/sys/kernel/ns_last_pid && {clshm.binary('locks')} {' '.join(map(str, arguments))} 1; exit $?"
+    return clshm.Program(part, part.inside("sh", "-c", command), {})
+
+
+@pytest.mark.skipif(not clshm.IS_ROOT, reason="needs PID namespaces of its own: run as root")
 def test_robust_mutex_thread_ids_collide(fabric):
     """Why robust mutexes are for one PID namespace only: two threads of two partitions can have the same id, and each
     takes itself for the owner of what the other one holds. Shown with an error-checking mutex, which says so."""
@@ -53,11 +73,7 @@ def test_robust_mutex_thread_ids_collide(fabric):
     parts[0].sees(parts[1], "alive")
     parts[1].sees(parts[0], "alive")
     shmid = parts[0].process().get(82, 1 << 16)
-    last = "/proc/sys/kernel/ns_last_pid"
-    programs = []
-    for side, part in enumerate(parts):
-        command = part.inside("sh", "-c", f"echo 700 >{last} && {clshm.binary('locks')} tid {shmid} {side} 1; exit $?")
-        programs.append(clshm.Program(part, command, {}))
+    programs = [numbered(part, 700, "tid", shmid, side) for side, part in enumerate(parts)]
     holder, asker = (p.finish() for p in programs)
     tid = int(re.fullmatch(r"ok tid (\d+)", holder).group(1))
     other, owner, says = re.fullmatch(r"ok tid (\d+) owner (\d+) says (\w+)", asker).groups()

@@ -14,6 +14,7 @@
  *     robust    side 0 locks a robust mutex and dies; side 1 gets EOWNERDEAD
  *     tid       side 0 locks a robust mutex and stays; prints its thread id and the mutex's owner word; side 1 tells
  *               whether it takes itself for the owner (the ids of two PID namespaces collide)
+ *     pi        what the kernel says to who waits for a priority-inheriting lock that side 0 holds
  *
  * Prints "ok ...", or "failed: ..." and status 1.
  */
@@ -283,6 +284,30 @@ static void run_tid(void)
     exit(0);
 }
 
+/* Side 0 holds a lock word as PTHREAD_PRIO_INHERIT does; side 1 prints what the kernel answers when it wants it. */
+static void run_pi(void)
+{
+    struct timespec until;
+    long r;
+
+    if (side == 0) {
+        atomic_store(&s->turn, (uint32_t)syscall(SYS_gettid));
+        set_word(&s->finished, 1);
+        wait_word(&s->finished, 1);
+        printf("ok held\n");
+        exit(0);
+    }
+    wait_word(&s->finished, 0);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    r = syscall(SYS_futex, &s->turn, FUTEX_LOCK_PI, 0, &until, NULL, 0);
+    printf("ok %s\n", r == 0 ? "got it" : strerrorname_np(errno));
+    set_word(&s->finished, 2);
+    exit(0);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -293,7 +318,7 @@ static const struct {
     {"rwlock", run_rwlock, true, false},    {"spin", run_spin, true, false},
     {"cond", run_cond, true, false},        {"sem", run_sem, true, false},
     {"barrier", run_barrier, false, false}, {"robust", run_robust, false, true},
-    {"tid", run_tid, false, true},
+    {"tid", run_tid, false, true},          {"pi", run_pi, false, false},
 };
 
 static void finish(bool plain, bool atomic)
