@@ -31,6 +31,7 @@
 #define SEALS       (F_SEAL_GROW | F_SEAL_SEAL)
 #define INLINE_MAX  (256u << 10) /* reserved in the loop: quicker than waking a worker */
 #define DESTROY_MAX (4u << 20)   /* freed in the loop */
+#define FREE_STEPS  4096u        /* slices in which a large one is freed, at the most */
 #define REVOKE_MAX  (16u << 20)  /* revoked in the loop */
 #define REVOKE_WAIT 100u         /* ms that the loop waits for a larger revocation */
 
@@ -290,6 +291,8 @@ static uint64_t hand_over(struct local *l, struct local_memory *m, enum local_jo
     job->kind = kind;
     job->shmid = m->shmid;
     job->size = job->done = m->size;
+    /* One that was not reserved may be larger than any memory, and mostly a hole. */
+    job->slice = m->size / FREE_STEPS > LOCAL_SLICE ? m->size / FREE_STEPS : LOCAL_SLICE;
     job->fd = fcntl(m->rw, F_DUPFD_CLOEXEC, 0);
     serial = job->fd < 0 ? 0 : local_workers_add(&l->driver.workers, job);
     if (!serial) {

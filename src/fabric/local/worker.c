@@ -229,6 +229,9 @@ void local_workers_deinit(struct local_workers *workers)
         pthread_join(workers->thread[i], NULL);
     while ((job = workers->head)) {
         workers->head = job->next;
+        /* Others may have mapped what was to go: closing it here would leave it to them. */
+        if ((job->kind == LOCAL_JOB_FREE || job->kind == LOCAL_JOB_REVOKE) && ftruncate(job->fd, 0) < 0)
+            log_error("freeing the memory of segment %d: %m", job->shmid);
         job_dispose(job);
     }
     pthread_mutex_destroy(&workers->lock);
