@@ -46,10 +46,24 @@ void tool_init(char **argv)
     argp_program_version_hook = print_version;
 }
 
+/* "-1" where a number is expected looks like an option. */
+static void refuse_negative(struct argp_state *state, int digit)
+{
+    for (int i = 1; i < state->argc; i++)
+        if (state->argv[i][0] == '-' && state->argv[i][1] >= '0' && state->argv[i][1] <= '9' &&
+            strchr(state->argv[i], digit) != NULL)
+            argp_error(state, "%s: numbers are not negative (%s)", state->argv[i], tool_errno_name(EINVAL));
+    argp_error(state, "-%c: no such option", digit);
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct tool *tool = state->input;
 
+    if (key >= '0' && key <= '9') {
+        refuse_negative(state, key);
+        return EINVAL;
+    }
     switch (key) {
     case 'f':
         tool->fabric = arg;
@@ -75,6 +89,16 @@ static const struct argp_option tool_options[] = {
     {"partition", 'p', "NAME", 0, "The partition whose daemon to talk to (CLSHM_PARTITION)", 0},
     {"socket", 's', "PATH", 0, "The socket of that daemon (CLSHM_SOCKET)", 0},
     {"json", 'j', NULL, 0, "Print JSON", 0},
+    {NULL, '0', NULL, OPTION_HIDDEN, NULL, 0},
+    {NULL, '1', NULL, OPTION_HIDDEN, NULL, 0},
+    {NULL, '2', NULL, OPTION_HIDDEN, NULL, 0},
+    {NULL, '3', NULL, OPTION_HIDDEN, NULL, 0},
+    {NULL, '4', NULL, OPTION_HIDDEN, NULL, 0},
+    {NULL, '5', NULL, OPTION_HIDDEN, NULL, 0},
+    {NULL, '6', NULL, OPTION_HIDDEN, NULL, 0},
+    {NULL, '7', NULL, OPTION_HIDDEN, NULL, 0},
+    {NULL, '8', NULL, OPTION_HIDDEN, NULL, 0},
+    {NULL, '9', NULL, OPTION_HIDDEN, NULL, 0},
     {0}};
 
 const struct argp tool_argp = {.options = tool_options, .parser = parse};

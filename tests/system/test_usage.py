@@ -44,6 +44,8 @@ def run(tmp_path):
     "clshmctl maxpgs 12x",
     "clshmctl maxpgs 18446744073709551616",
     "clshmctl maxpgs 1 2",
+    "clshmctl maxpgs -1",
+    "xpipcrm -12",
     "clshmctl maxdpgs 0",
     "clshmctl maxdpgs 1025",
     "clshmctl timeout 60001",
@@ -93,6 +95,13 @@ def test_usage(run, line, tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith(line.split()[0])
     assert not (tmp_path / "x").exists()
+
+
+def test_negative_numbers(run):
+    for line in ("clshmctl maxpgs -12", "clshmctl -p 1 timeout -3 -j", "xpipcrm 12 -3"):
+        done = run(*line.split())
+        assert done.returncode == 2
+        assert re.search(r": -(12|3): numbers are not negative", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("line", [
