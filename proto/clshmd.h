@@ -130,9 +130,14 @@ struct clshmd_get {
     uint64_t size;
     uint64_t token; /* differs from request to request; a repeated request after EIO finds what it made */
 };
+/* The library may answer the same question itself, as long as the segment's generation word is @word, unmarked, and its
+ * home's incarnation @incarnation. */
 struct clshmd_get_reply {
     int32_t shmid;
-    uint32_t reserved;
+    uint32_t flags; /* FABRIC_SEG_* */
+    uint64_t size;
+    uint32_t word;
+    uint32_t incarnation; /* of the home; 0: ask again */
 };
 
 /* OPEN. EINVAL, EACCES, EIDRM, EHOSTDOWN, ENOMEM, ENOSPC. With the answer: one descriptor. */
@@ -380,6 +385,7 @@ static_assert(sizeof(struct clshmd_entry) == 32, "entry");
 static_assert(sizeof(struct clshmd_hello) == 16, "hello");
 static_assert(sizeof(struct clshmd_hello_reply) == 56, "hello reply");
 static_assert(sizeof(struct clshmd_get) == 24, "get");
+static_assert(sizeof(struct clshmd_get_reply) == 24, "get reply");
 static_assert(sizeof(struct clshmd_open_reply) == 24, "open reply");
 static_assert(sizeof(struct clshmd_ctl) == 24, "ctl");
 static_assert(sizeof(struct clshmd_stat) == 88, "stat");

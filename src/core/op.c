@@ -151,7 +151,15 @@ void op_done_stat(struct core *core, struct op *op, int error, int32_t shmid, co
 {
     const struct core_params *p = &core->params;
     uint32_t part = fabric_shmid_part(p->part_bits, p->slot_bits, shmid);
-    struct clshmd_get_reply get = {.shmid = shmid};
+    struct clshmd_get_reply get = {
+        .shmid = shmid,
+        .flags = stat->flags,
+        .size = stat->size,
+        .word = stat->word,
+        .incarnation = part == p->self   ? p->incarnation
+                       : part < p->parts ? core->member[part].incarnation
+                                         : 0,
+    };
     struct clshmd_ftok_reply ftok = {.key = stat->key, .part = part};
     struct clshmd_stat full = {.shmid = shmid, .part = part, .stat = *stat};
 

@@ -13,6 +13,7 @@
 #include "src/lib/conn.h"
 #include "src/lib/entries.h"
 #include "src/lib/grants.h"
+#include "src/lib/keys.h"
 #include "src/lib/path.h"
 #include "src/lib/pieces.h"
 
@@ -52,6 +53,7 @@ struct lib {
     struct entries entries;
     struct grants grants;
     struct pieces pieces;
+    struct keys keys;
     /* between the fork handlers */
     struct mapping child_page;
     struct clshmd_fork_reply child;

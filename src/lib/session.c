@@ -188,8 +188,10 @@ static int adopt(const struct clshmd_hello_reply *reply, const int *fds, bool ne
         lib_debug(1, "the daemon's HELLO makes no sense");
         return -EIO;
     }
-    if (lib.joined && reply->incarnation != lib.geo.incarnation)
+    if (lib.joined && (reply->incarnation != lib.geo.incarnation || reply->part != lib.geo.part)) {
         grants_drop_all(&lib.grants, &lib.entries);
+        keys_drop_all(&lib.keys);
+    }
     lib.geo = *reply;
     lib.joined = true;
     if (new_page)
@@ -294,6 +296,7 @@ static void heed_credentials(void)
     if (credentials_changed()) {
         conn_close(&lib.conn);
         grants_drop_all(&lib.grants, &lib.entries);
+        keys_drop_all(&lib.keys);
     }
 }
 

@@ -64,18 +64,40 @@ static uint32_t get_limit(size_t size)
     return size < (64u << 20) ? CONN_TIMEOUT_MS : (uint32_t)(seconds < 600 ? seconds : 600) * 1000;
 }
 
+/* Without a message, if what is known still holds. */
+static bool get_known(key_t key, size_t size, uint32_t flags, int *shmid)
+{
+    const struct known_key *known = lib.joined ? keys_find(&lib.keys, key, size, flags) : NULL;
+    if (!known || lib_word(known->shmid) != known->word || lib_incarnation(known->shmid) != known->incarnation)
+        return false;
+    *shmid = known->shmid;
+    return true;
+}
+
+static int get(key_t key, size_t size, uint32_t flags, int *shmid)
+{
+    struct clshmd_get request = {.key = key, .flags = flags, .size = size, .token = lib_token()};
+    struct clshmd_get_reply reply;
+    int error =
+        lib_call(CLSHMD_GET, &request, sizeof(request), &reply, sizeof(reply), NULL, NULL, get_limit(size), NULL);
+    if (error)
+        return error;
+    keys_put(&lib.keys, &request, &reply);
+    *shmid = reply.shmid;
+    return 0;
+}
+
 int xp_shmget(key_t key, size_t size, int shmflg)
 {
     /* the bits above say which size of huge page */
     const uint32_t known = IPC_CREAT | IPC_EXCL | 0777 | SHM_HUGETLB | SHM_NORESERVE | 0x3fu << 26;
+    uint32_t flags = (uint32_t)shmflg & known;
     struct lib_scope scope;
-    struct clshmd_get_reply reply = {.shmid = -1};
+    int shmid = -1;
     lib_enter(&scope);
-    struct clshmd_get request = {.key = key, .flags = (uint32_t)shmflg & known, .size = size, .token = lib_token()};
-    int error =
-        lib_call(CLSHMD_GET, &request, sizeof(request), &reply, sizeof(reply), NULL, NULL, get_limit(size), NULL);
-    lib_debug(3, "xp_shmget(%#x, %zu, %#o): %d, id %d", (unsigned)key, size, (unsigned)shmflg, error, reply.shmid);
-    return lib_leave(&scope, error) < 0 ? -1 : reply.shmid;
+    int error = get_known(key, size, flags, &shmid) ? 0 : get(key, size, flags, &shmid);
+    lib_debug(3, "xp_shmget(%#x, %zu, %#o): %d, id %d", (unsigned)key, size, (unsigned)shmflg, error, shmid);
+    return lib_leave(&scope, error) < 0 ? -1 : shmid;
 }
 
 /* ------------------------------------------------------------------ control */
