@@ -68,6 +68,9 @@ key_t xp_ftok(const char *path, int id);
  * @size:   bytes; for a key of xp_ftok() the same at every call
  * @shmflg: IPC_CREAT, IPC_EXCL, SHM_HUGETLB, SHM_NORESERVE, and mode bits 0777. Unknown bits are ignored
  *
+ * A key that this process has asked for before is answered without asking again, as long as the segment and its rights
+ * are the same; the caller's rights are then those of when it asked. An id gives no access: xp_shmat() checks.
+ *
  * A new segment reads as zeros. Its memory is reserved here and now, unless SHM_NORESERVE is given.
  * Return: the shmid, or -1 with errno EACCES, EEXIST, EINVAL (size), ENOENT, ENOMEM, ENOSPC (a limit on segments, bytes
  * or pages; see clshmctl(8)), EPERM (SHM_HUGETLB), EHOSTDOWN, EIO, EPROTO.
