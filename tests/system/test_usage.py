@@ -194,6 +194,31 @@ def test_manual_names_every_column(run):
     assert set(re.findall(r"\*([A-Z]+)\*", page)) == set(columns)
 
 
+def test_manual_of_the_daemon_names_every_option():
+    text = subprocess.run([BUILD / "src" / "daemon" / "clshmd", "--help"], capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "man" / "clshmd.8.scd").read_text()
+    assert long_options(page) - {"--usage"} == long_options(text) - {"--usage"}
+
+
+def test_manual_of_the_configuration():
+    """Every key of the daemon's table, no other, in its section; and the defaults that config_init() sets."""
+    source = (ROOT / "src" / "daemon" / "config.c").read_text()
+    keys = set(re.findall(r'^    \{"(\w+)", "([\w-]+)", TYPE', source, re.M))
+    limits = dict(re.findall(r'^    LIMIT\("([\w-]+)", TYPE_\w+, (\w+)\)', source, re.M))
+    assert keys and limits
+    page = (ROOT / "man" / "clshmd.conf.5.scd").read_text()
+    sections = dict(re.findall(r"^# \[(\w+)\]\n(.*?)(?=^# )", page, re.M | re.S))
+    assert {(section, key) for section, text in sections.items() for key in re.findall(r"^\*([\w-]+)\* =", text, re.M)} \
+        == keys | {("limits", key) for key in limits}
+    init = source.split("void config_init")[1].split("\n}")[0]
+    for key, field in limits.items():
+        if key == "maxpgs":
+            continue
+        value = re.search(rf"\.{field} = (\d+)", init)
+        text = re.search(rf"^\*{key}\* = .*\n\t(.*)", sections["limits"], re.M).group(1)
+        assert re.search(rf"Default: {value.group(1) if value else 0}[;.]", text), key
+
+
 def test_output_that_cannot_be_written(run):
     with open("/dev/full", "w") as full:
         done = subprocess.run([TOOLS / "clshmctl", "mkfabric", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
