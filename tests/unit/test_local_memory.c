@@ -143,7 +143,7 @@ static void test_fair(void **state)
     (void)state;
     for (uint32_t slot = 0; slot < LOCAL_WORKERS; slot++)
         assert_int_equal(create(slot, 256u << 20, 0), CORE_PENDING);
-    assert_int_equal(create(9, 1u << 20, 0), CORE_PENDING);
+    assert_int_equal(create(9, 2u << 20, 0), CORE_PENDING);
     member_wait_memory(&a, DRIVER_EVENT_CREATED, member_shmid(&a, 9));
     for (first = 0; a.event[first].type != DRIVER_EVENT_CREATED; first++)
         ;

@@ -15,7 +15,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -76,15 +75,14 @@ static bool door_there(const struct local *l)
 
 int local_door_open(struct local *l)
 {
-    struct epoll_event event = {.events = EPOLLIN};
     int error = 0;
 
     if (l->door_fd >= 0 && !door_there(l))
         l->door_fd = close_fd(l->door_fd);
     if (l->door_fd < 0)
         error = door_make(l);
-    if (!error && epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, l->door_fd, &event) < 0)
-        error = errno;
+    if (!error)
+        error = local_watch_fd(l, l->door_fd, LOCAL_DOOR);
     if (error)
         log_error("%s: door.%02u: %s", l->path, l->self, strerror(error));
     return error;

@@ -28,12 +28,14 @@
 #include "src/util/log.h"
 #include "src/util/math.h"
 
-#define SEALS       (F_SEAL_GROW | F_SEAL_SEAL)
-#define INLINE_MAX  (256u << 10) /* reserved in the loop: quicker than waking a worker */
-#define DESTROY_MAX (4u << 20)   /* freed in the loop */
-#define FREE_STEPS  4096u        /* slices in which a large one is freed, at the most */
-#define REVOKE_MAX  (16u << 20)  /* revoked in the loop */
-#define REVOKE_WAIT 100u         /* ms that the loop waits for a larger revocation */
+#define SEALS         (F_SEAL_GROW | F_SEAL_SEAL)
+#define INLINE_MAX    (1u << 20) /* reserved in the loop: quicker than waking a worker */
+#define DESTROY_MAX   (4u << 20) /* freed in the loop */
+#define FREE_STEPS    4096u      /* slices in which a large one is freed, at the most */
+#define ROOM_PLENTY   (256ULL << 20)
+#define ROOM_FRESH_MS 100u
+#define REVOKE_MAX    (16u << 20) /* revoked in the loop */
+#define REVOKE_WAIT   100u        /* ms that the loop waits for a larger revocation */
 
 #ifndef MFD_HUGE_SHIFT
 #define MFD_HUGE_SHIFT 26
@@ -192,13 +194,22 @@ static int start_reserve(struct local *l, struct local_memory *m, const struct d
     return EAGAIN;
 }
 
-/* Is there room for @size bytes, beyond what was promised to others? */
+/* Is there room for @size bytes, beyond what was promised to others? To ask costs more than to make a small segment:
+ * where there was plenty a moment ago it is not asked again. */
 static bool has_room(struct local *l, uint64_t size)
 {
     uint64_t reserving = local_workers_reserving(&l->driver.workers);
-    uint64_t room = local_room();
+    uint64_t now = local_now_ms();
 
-    return room > reserving && room - reserving >= size;
+    if (size > INLINE_MAX || l->driver.room < reserving + ROOM_PLENTY || now - l->driver.room_ms > ROOM_FRESH_MS) {
+        l->driver.room = local_room();
+        l->driver.room_ms = now;
+    }
+    if (l->driver.room < reserving || l->driver.room - reserving < size)
+        return false;
+    if (size <= INLINE_MAX)
+        l->driver.room -= size; /* larger ones count as being reserved, or are asked about */
+    return true;
 }
 
 static int reserve(struct local *l, struct local_memory *m, const struct driver_create *req)

@@ -183,9 +183,9 @@ static int open_areas(struct local *l)
     return error;
 }
 
-static int watch_fd(struct local *l, int fd)
+int local_watch_fd(struct local *l, int fd, enum local_source source)
 {
-    struct epoll_event event = {.events = EPOLLIN};
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = source};
 
     return epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
 }
@@ -201,9 +201,9 @@ static int open_loop(struct local *l, uint32_t ring_pages)
     if (l->epoll_fd < 0 || l->timer_fd < 0)
         return errno;
     if ((error = local_driver_init(l, ring_pages)) || (error = local_members_init(l)) ||
-        (error = watch_fd(l, l->timer_fd)))
+        (error = local_watch_fd(l, l->timer_fd, LOCAL_TIMER)))
         return error;
-    return watch_fd(l, l->driver.ring.event_fd);
+    return local_watch_fd(l, l->driver.ring.event_fd, LOCAL_EVENTS);
 }
 
 static struct fabric *local_close(struct fabric *f)
@@ -332,16 +332,31 @@ static bool take_events(struct local *l)
     return true;
 }
 
+/* One call tells which are readable, and spares one for each that is not. */
+static uint32_t ready_sources(struct local *l)
+{
+    struct epoll_event events[4];
+    uint32_t ready = 0;
+    int n = epoll_wait(l->epoll_fd, events, 4, 0);
+
+    for (int i = 0; i < n; i++)
+        ready |= events[i].data.u32;
+    return n < 0 ? LOCAL_EVENTS | LOCAL_TIMER | LOCAL_DOOR : ready;
+}
+
 static void local_dispatch(struct fabric *f)
 {
     struct local *l = to_local(f);
+    uint32_t ready = ready_sources(l);
     bool more;
 
-    drain_counter(l->driver.ring.event_fd);
-    drain_counter(l->timer_fd);
+    if (ready & LOCAL_EVENTS)
+        drain_counter(l->driver.ring.event_fd);
+    if (ready & LOCAL_TIMER)
+        drain_counter(l->timer_fd);
     more = take_events(l);
     if (l->joined) {
-        if (local_door_drain(l) && local_members_changed(l))
+        if ((ready & LOCAL_DOOR) && local_door_drain(l) && local_members_changed(l))
             local_members_kick(l);
         more |= local_receive(l);
         local_flush(l);

@@ -120,6 +120,7 @@ struct local_memory; /* one segment: own, or an import */
 struct local_driver {
     struct local_memory *table; /* by shmid; the daemon's loop only */
     uint64_t granule;
+    uint64_t room, room_ms; /* what local_room() said, less what was made since; and when it did */
     struct local_ring ring;
     struct local_workers workers;
 };
@@ -224,6 +225,12 @@ uint64_t local_now_ms(void);
 int local_format(const struct fabric_format *format);
 
 /* local.c */
+enum local_source {
+    LOCAL_EVENTS = 1,
+    LOCAL_TIMER = 2,
+    LOCAL_DOOR = 4,
+};
+int local_watch_fd(struct local *l, int fd, enum local_source source);
 bool local_name_ok(const char *name);
 int local_reserve_control(void *ctx, uint64_t offset, uint64_t len);
 

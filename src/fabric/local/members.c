@@ -26,7 +26,7 @@
 
 #include "src/util/log.h"
 
-#define STOLEN_PRIORITY (-10) /* of the heart, where it is allowed */
+#define HEART_NICE (-10) /* where it is allowed */
 
 int local_members_init(struct local *l)
 {
@@ -79,7 +79,7 @@ static void *heart(void *arg)
     uint64_t next = local_now_ms();
 
     /* A busy machine should not make us look stalled. Without the privilege it goes on as it is. */
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), STOLEN_PRIORITY);
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), HEART_NICE);
     do {
         uint64_t now = local_now_ms();
 

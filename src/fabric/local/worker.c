@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -23,6 +24,8 @@
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
+
+#define WORKER_NICE 5
 
 int local_reserve(int fd, uint64_t offset, uint64_t len)
 {
@@ -188,6 +191,8 @@ static void *worker(void *arg)
     struct local_workers *workers = arg;
     uint32_t me;
 
+    /* Whoever waits for memory waits a little longer; whoever does not should not notice. */
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), WORKER_NICE);
     pthread_mutex_lock(&workers->lock);
     for (me = 0; me < LOCAL_WORKERS && !pthread_equal(workers->thread[me], pthread_self()); me++)
         ;
