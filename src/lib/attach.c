@@ -145,6 +145,16 @@ static int ask(uint32_t e, uint32_t access, struct grant *out)
     return 0;
 }
 
+/* The daemon's limit counts idle entries as well: where it is reached, they are given back, one after the other. */
+static int ask_firmly(uint32_t e, uint32_t access, struct grant *out)
+{
+    int error = ask(e, access, out);
+    uint32_t idle;
+    while (error == ENOMEM && (idle = entries_idle(&lib.entries)) != ENTRY_NONE && free_idle(idle) == 0)
+        error = ask(e, access, out);
+    return error;
+}
+
 /* ------------------------------------------------------------------ mapping */
 
 /* A place of @size bytes that begins at a multiple of the granule, when that is more than a page. */
@@ -210,7 +220,7 @@ static int map_entry(uint32_t e, uintptr_t addr, int flags, uintptr_t *out)
     struct grant fresh = {.fd = -1};
     int error = pieces_reserve(&lib.pieces);
     if (error == 0 && !g)
-        error = ask(e, access, &fresh);
+        error = ask_firmly(e, access, &fresh);
     if (error)
         return error;
     if (!g)
