@@ -171,14 +171,13 @@ class Fabric:
     """A fabric, and all that runs in it. Used as a context manager, or closed by the `fabric` fixture."""
 
     def __init__(self, *options, heartbeat=100, directory=None, owner=None, mode=None):
-        self.dir = Path(directory or tempfile.mkdtemp(prefix="clshm-test-", dir="/dev/shm"))
+        self.dir = Path(tempfile.mkdtemp(prefix="clshm-test-", dir="/dev/shm"))
         self.mark = self.dir.name
-        self.owns_dir = directory is None
         self.dir.chmod(0o755)
         self.home = self.dir / "home"  # HOME and XDG directories of everything here, so that no user's files matter
         self.home.mkdir()
         self.home.chmod(0o777)
-        self.path = self.dir / "fabric"
+        self.path = Path(directory or self.dir) / "fabric"
         self.heartbeat = heartbeat / 1000
         self.partitions, self.processes, self.programs = [], [], []
         self.problems = []
@@ -225,8 +224,7 @@ class Fabric:
             os.kill(pid, signal.SIGKILL)
         for part in self.partitions:
             part.report()
-        if self.owns_dir:
-            shutil.rmtree(self.dir, ignore_errors=True)
+        shutil.rmtree(self.dir, ignore_errors=True)
         assert not self.problems, "\n".join(self.problems)
 
     def problem(self, text):
@@ -395,11 +393,15 @@ class Partition:
         for program in [p for p in self.fabric.programs if p.partition is self]:
             mine.append(program)
         pids = self.pids()
-        for pid in [*pids, *(p.pid for p in mine)]:
+        doomed = [*pids, *(p.pid for p in mine)]
+        waiters = [pid for pid in map(waiting_for, doomed) if pid]
+        for pid in doomed:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+        for pid in waiters:
+            os.kill(pid, signal.SIGCONT)
         for pid in pids:
             gone(pid)
         for process in mine:

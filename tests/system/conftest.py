@@ -44,7 +44,7 @@ def new_fabric():
             fabric.close()
         except AssertionError as error:
             errors.append(str(error))
-        if fabric.owns_dir and fabric.dir.exists():
+        if fabric.dir.exists():
             errors.append(f"{fabric.dir} is left")
     assert not errors, "\n".join(errors)
 
