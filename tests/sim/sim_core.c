@@ -20,12 +20,14 @@
  * Seeds 1..N, or only S with its event log when it fails (--verbose: in any case).
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/shm.h>
+#include <unistd.h>
 
 #include "src/core/record.h"
 #include "tests/sim/sim_core.h"
@@ -359,15 +361,15 @@ static void step(struct sim *sim)
     uint32_t what = sim_random(sim, 1000);
     uint32_t part = sim_random(sim, sim->parts);
 
-    if (what < 420) {
+    if (what < 400) {
         deliver(sim);
-    } else if (what < 520) {
+    } else if (what < 500) {
         directory(sim);
     } else if (what < 960) {
         client_step(sim, part, sim_random(sim, SIM_CLIENTS));
         sim_check(sim, part);
     } else if (what < 970) {
-        pass_time(sim, 1 + sim_random(sim, sim_chance(sim, 500) ? 1500 : 60));
+        pass_time(sim, 1 + sim_random(sim, sim_chance(sim, 1000) ? 1500 : 100));
     } else {
         tell_truth(sim, part, sim_random(sim, sim->parts));
     }
@@ -426,9 +428,36 @@ static void check_count(struct sim *sim, struct sim_memory *m)
     error = probe(sim, part, &req);
     if (error)
         sim_fail(sim, "%d of %u, asked by %u: error %d", m->shmid, m->home, part, error);
+    if (sim->w->part[part].reply.u.stat.stat.mode & SHM_DEST && !m->attached)
+        sim_fail(sim, "%d of %u is removed and not attached, yet it is there", m->shmid, m->home);
     if (sim->w->part[part].reply.u.stat.stat.nattch != m->attached)
         sim_fail(sim, "%d of %u, asked by %u: nattch %u, true is %u\n%s", m->shmid, m->home, part,
                  sim->w->part[part].reply.u.stat.stat.nattch, m->attached, core_dump(sim->w->part[m->home].core));
+}
+
+/* Is an attachment by somebody decided by the rights that the segment has now? */
+static void check_rights(struct sim *sim, struct sim_memory *m)
+{
+    uint32_t part = sim_random(sim, sim->parts), slot = fabric_shmid_slot(sim->w->config.slot_bits, m->shmid);
+    const struct fabric_record *r = &sim->w->part[m->home].record[slot];
+    struct fabric_stat stat = {.mode = r->mode, .uid = r->uid, .gid = r->gid, .cuid = r->cuid, .cgid = r->cgid};
+    struct core_cred cred = {.uid = SIM_UID + 1, .gid = SIM_UID + 1, .pid = 1};
+    struct clshmd_open req = {.shmid = m->shmid, .access = CLSHMD_READ};
+    struct world_part *p = &sim->w->part[part];
+    struct clshmd_entry *e = &p->entry[SIM_PROBE][0];
+    int expected = core_perm_allows(&stat, &cred, 4, part != m->home && !same_uids(sim, part, m->home)) ? 0 : EACCES;
+
+    if (sim->dead[part])
+        return;
+    *e = (struct clshmd_entry){.shmid = m->shmid, .count = 1, .attaches = 1};
+    p->reply.here = false;
+    core_open(p->core, SIM_PROBE, 1, &cred, &req);
+    world_settle(sim->w);
+    if (!p->reply.here || p->reply.error != expected)
+        sim_fail(sim, "%u opens %d: error %d, expected %d", part, m->shmid, p->reply.error, expected);
+    e->count = 0;
+    core_detached(p->core, SIM_PROBE, 1, &(struct clshmd_detached){.shmid = m->shmid});
+    world_settle(sim->w);
 }
 
 static void settle_faults(struct sim *sim)
@@ -468,6 +497,7 @@ static void check_peace(struct sim *sim)
             if (world_memory(sim->w, m->home, m->shmid) != serial)
                 sim_fail(sim, "%d has got lost", m->shmid);
             check_count(sim, m);
+            check_rights(sim, m);
         }
     }
 }
@@ -543,13 +573,27 @@ static void setup(struct sim *sim, uint32_t parts, uint64_t steps)
             tell_truth(sim, part, other);
 }
 
+static uint64_t crash_seed;
+
+static void crashed(int signal_number)
+{
+    char text[] = "crashed with seed                     \n";
+    size_t at = sizeof(text) - 2;
+
+    for (uint64_t seed = crash_seed; seed && at > 18; seed /= 10)
+        text[--at] = (char)('0' + seed % 10);
+    (void)!write(STDOUT_FILENO, text, sizeof(text) - 1);
+    signal(signal_number, SIG_DFL);
+    raise(signal_number);
+}
+
 static bool run(uint64_t seed, uint32_t parts, uint64_t steps, bool logging, bool verbose, struct sim *sum)
 {
     static struct sim sim;
     volatile bool good = false;
 
     memset(&sim, 0, sizeof(sim));
-    sim.seed = seed;
+    sim.seed = crash_seed = seed;
     sim.logging = logging || verbose;
     sim.verbose = verbose;
     log_count = 0;
@@ -594,6 +638,8 @@ int main(int argc, char **argv)
     struct sim sum = {0}, rest = {0};
     bool verbose = false;
 
+    signal(SIGABRT, crashed);
+    signal(SIGSEGV, crashed);
     for (int i = 1; i < argc; i++) {
         const char *option = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
 

@@ -10,9 +10,9 @@
 #include "tests/fake/core_world.h"
 
 #define SIM_PARTS   64u
-#define SIM_CLIENTS 10u /* of a partition */
+#define SIM_CLIENTS 5u  /* of a partition */
 #define SIM_PROBE   31u /* the client that asks at the end */
-#define SIM_IDS     48u
+#define SIM_IDS     12u
 #define SIM_KEYS    10u
 #define SIM_UID     100u
 #define SIM_REMOVED 8192u

@@ -189,10 +189,13 @@ static void answer(struct sim *sim, uint32_t part, uint32_t number)
 static void begin_attach(struct sim *sim, uint32_t part, uint32_t number)
 {
     struct sim_client *client = &sim->client[part][number];
+    uint32_t entry = sim_random(sim, WORLD_ENTRIES);
     int32_t shmid = sim->id[sim_random(sim, SIM_IDS)];
-    uint32_t entry = WORLD_ENTRIES;
     struct clshmd_entry *e;
 
+    if (client->e[entry].cached && sim_chance(sim, 7000)) /* once more */
+        shmid = page(sim, part, number, entry)->shmid;
+    entry = WORLD_ENTRIES;
     for (uint32_t i = 0; i < WORLD_ENTRIES; i++)
         if (page(sim, part, number, i)->attaches && page(sim, part, number, i)->shmid == shmid)
             entry = i;
@@ -303,8 +306,8 @@ static void forking(struct sim *sim, uint32_t part, uint32_t number)
     struct world_part *p = &sim->w->part[part];
     struct sim_client *client = &sim->client[part][number], *child = &sim->client[part][client->child];
 
-    if (child == client)
-        return; /* the parent does it */
+    if (child == client || (!sim->calm && sim_chance(sim, 6000)))
+        return; /* the parent does it, in its time */
     sim_log(sim, "%u.%u's child %u is there", part, number, client->child);
     memcpy(p->entry[client->child], p->entry[number], sizeof(p->entry[number]));
     for (uint32_t i = 0; i < WORLD_ENTRIES; i++) {
@@ -387,20 +390,20 @@ static void begin(struct sim *sim, uint32_t part, uint32_t number)
     struct sim_client *client = &sim->client[part][number];
     uint32_t what = sim_random(sim, 100);
 
-    if (what < 18) {
+    if (what < 12) {
         begin_get(sim, part, number);
     } else if (what < 50) {
         begin_attach(sim, part, number);
-    } else if (what < 75) {
+    } else if (what < 77) {
         begin_detach(sim, part, number);
     } else if (what < 86) {
         begin_ctl(sim, part, number);
-    } else if (what < 91) {
+    } else if (what < 88) {
         client->home = sim_random(sim, sim->parts);
         client->token = ++sim->tags << 8;
         sim_log(sim, "%u.%u FTOK at %u", part, number, client->home);
         ask(sim, part, number, ASK_FTOK);
-    } else if (what < 92) {
+    } else if (what < 89) {
         client->home = sim_random(sim, sim->parts);
         ask(sim, part, number, ASK_PING);
     } else if (what < 96) {
