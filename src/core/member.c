@@ -58,10 +58,18 @@ static void part_died(struct core *core, uint32_t part)
     home_died(core, part);
 }
 
+/* Those that could not be asked for while their home was away. */
+static void home_is_back(struct core *core, uint32_t part)
+{
+    for (struct import *imp = core->imports; imp; imp = imp->hh.next)
+        if (imp->part == part)
+            import_timer(core, imp);
+}
+
 void core_member(struct core *core, uint32_t part, enum core_member_state state, uint32_t incarnation, bool same_uids)
 {
     struct member *member;
-    bool anew;
+    bool anew, back;
 
     if (part >= core->params.parts)
         return;
@@ -75,12 +83,15 @@ void core_member(struct core *core, uint32_t part, enum core_member_state state,
         member->state = CORE_MEMBER_DEAD; /* nothing is sent there meanwhile */
         part_died(core, part);
     }
+    back = state == CORE_MEMBER_ALIVE && member->state != CORE_MEMBER_ALIVE;
     member->state = state;
     member->same_uids = same_uids;
     if (incarnation)
         member->incarnation = incarnation;
     if (state == CORE_MEMBER_STALLED)
         ops_end(core, part, false);
+    if (back)
+        home_is_back(core, part);
 }
 
 /* ------------------------------------------------------------------ messages */
