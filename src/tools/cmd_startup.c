@@ -127,7 +127,13 @@ static void daemon_arguments(const struct input *input, const char *binary, cons
     words[n] = NULL;
 }
 
-static int spawn(const char *binary, const char *const *words, int log, pid_t *out)
+/* It should not keep the place busy where this tool was called, unless it was told of files in relation to it. */
+static bool may_leave(const struct input *input)
+{
+    return input->tool->socket[0] == '/' && (input->config == NULL || input->config[0] == '/');
+}
+
+static int spawn(const char *binary, const char *const *words, bool leave, int log, pid_t *out)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
@@ -149,6 +155,8 @@ static int spawn(const char *binary, const char *const *words, int log, pid_t *o
     r = r != 0 ? r : posix_spawn_file_actions_adddup2(&actions, log, 1);
     r = r != 0 ? r : posix_spawn_file_actions_adddup2(&actions, log, 2);
     r = r != 0 ? r : posix_spawn_file_actions_addclosefrom_np(&actions, 3);
+    if (r == 0 && leave)
+        r = posix_spawn_file_actions_addchdir_np(&actions, "/");
     r = r != 0 ? r : posix_spawn(out, binary, &actions, &attr, (char *const *)(uintptr_t)words, environ);
     posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&actions);
@@ -173,7 +181,7 @@ static bool start(const struct input *input, const char *fabric, struct child *c
     }
     child->log_begin = lseek(child->log, 0, input->log != NULL ? SEEK_END : SEEK_SET);
     daemon_arguments(input, binary, fabric, words);
-    r = spawn(binary, words, child->log, &child->pid);
+    r = spawn(binary, words, may_leave(input) && binary[0] == '/', child->log, &child->pid);
     if (r != 0) {
         tool_error(binary, r, "cannot start the daemon");
         tool_hint("CLSHMD=/path/to/clshmd clshmctl startup");

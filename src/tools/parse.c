@@ -122,22 +122,6 @@ int parse_mode(const char *text, uint32_t max, uint32_t *out)
     return 0;
 }
 
-int parse_user(const char *text, uint32_t *out)
-{
-    const struct passwd *pw = getpwnam(text);
-    uint64_t value;
-    int r;
-
-    if (pw != NULL) {
-        *out = pw->pw_uid;
-        return 0;
-    }
-    r = parse_number(text, 0, UINT32_MAX - 1, &value);
-    if (r == 0)
-        *out = (uint32_t)value;
-    return r;
-}
-
 int parse_group(const char *text, int64_t *out)
 {
     const struct group *gr = getgrnam(text);

@@ -15,7 +15,6 @@ int parse_number(const char *text, uint64_t min, uint64_t max, uint64_t *out); /
 int parse_size(const char *text, uint64_t *out);               /* with K, M, G, T: powers of 1024; also KiB */
 int parse_key(const char *text, int32_t *out);                 /* 32 bits, decimal or 0x... */
 int parse_mode(const char *text, uint32_t max, uint32_t *out); /* octal */
-int parse_user(const char *text, uint32_t *out);               /* a user's name or number */
 int parse_group(const char *text, int64_t *out);               /* a group's name or number */
 
 #define TEXT_SIZE_MAX 24u

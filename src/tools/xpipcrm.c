@@ -95,10 +95,12 @@ static void failed(struct input *input, const char *object, int error)
     input->failed++;
 }
 
-static void remove_id(struct input *input, int32_t id, const char *object)
+/* @listed: it was there a moment ago, so that it is no failure if it is gone. */
+static void remove_id(struct input *input, int32_t id, const char *object, bool listed)
 {
     if (xp_shmctl(id, IPC_RMID, NULL) != 0) {
-        failed(input, object, errno);
+        if (!listed || (errno != EINVAL && errno != EIDRM))
+            failed(input, object, errno);
         return;
     }
     input->removed++;
@@ -113,7 +115,7 @@ static void remove_target(struct input *input, const struct target *target)
     if (target->by_key && (id = xp_shmget(target->value, 0, 0)) < 0)
         failed(input, target->text, errno);
     else
-        remove_id(input, id, target->text);
+        remove_id(input, id, target->text, false);
 }
 
 /* What the caller owns or made; a segment that went meanwhile is no failure. */
@@ -131,7 +133,7 @@ static int remove_all(struct input *input, struct tool_conn *conn)
         if ((stat->uid != geteuid() && stat->cuid != geteuid()) || (stat->mode & SHM_DEST) != 0)
             continue;
         snprintf(object, sizeof(object), "%d", s.segment[i].stat.shmid);
-        remove_id(input, s.segment[i].stat.shmid, object);
+        remove_id(input, s.segment[i].stat.shmid, object, true);
     }
     return TOOL_DONE;
 }
