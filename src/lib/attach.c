@@ -136,6 +136,7 @@ static int ask(uint32_t e, uint32_t access, struct grant *out)
         return EIDRM; /* taken away meanwhile */
     }
     *out = (struct grant){.fd = fd,
+                          .entry = e,
                           .word = reply.word,
                           .incarnation = reply.incarnation,
                           .size = reply.size,
@@ -212,36 +213,45 @@ static void cut(uintptr_t addr, uintptr_t end)
     }
 }
 
+/* Map @g, and note it. */
+static int map_grant(const struct grant *g, uintptr_t addr, int flags, uintptr_t *out)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), size;
+    if (__builtin_add_overflow(g->length, page - 1, &size))
+        return ENOMEM;
+    size &= ~(page - 1);
+    if (addr + size < addr && !(flags & SHM_REMAP))
+        return EINVAL;
+    int error = pieces_reserve(&lib.pieces);
+    if (error == 0)
+        error = map(g, addr, flags, size, out);
+    if (error)
+        return error;
+    uint32_t e = g->entry;
+    cut(*out, *out + size);
+    pieces_add(&lib.pieces, *out, *out + size, e);
+    return 0;
+}
+
 /* Map what entry @e, which counts this attachment already, is about. */
 static int map_entry(uint32_t e, uintptr_t addr, int flags, uintptr_t *out)
 {
     uint32_t access = CLSHMD_READ | (flags & SHM_RDONLY ? 0 : CLSHMD_WRITE) | (flags & SHM_EXEC ? CLSHMD_EXEC : 0);
     const struct grant *g = cached(e, access);
-    struct grant fresh = {.fd = -1};
-    int error = pieces_reserve(&lib.pieces);
-    if (error == 0 && !g)
+    struct grant fresh;
+    int error = g ? map_grant(g, addr, flags, out) : EBADF;
+    if (error == EBADF || error == EACCES || error == ENODEV) { /* no, or no longer the descriptor that it was */
+        grants_drop(&lib.grants, &lib.entries, e);
         error = ask_firmly(e, access, &fresh);
-    if (error)
-        return error;
-    if (!g)
-        g = &fresh;
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), size;
-    if (__builtin_add_overflow(g->length, page - 1, &size))
-        error = ENOMEM;
-    size &= ~(page - 1);
-    if (error == 0 && addr + size < addr && !(flags & SHM_REMAP))
-        error = EINVAL;
-    if (error == 0)
-        error = map(g, addr, flags, size, out);
-    lib.entries.entry[e].access |= (uint8_t)access;
-    if (fresh.fd >= 0 && (fresh.word & FABRIC_GEN_MARKED))
-        close_fd(fresh.fd);
-    else if (fresh.fd >= 0)
-        grants_put(&lib.grants, &lib.entries, e, access, &fresh);
-    if (error == 0) {
-        cut(*out, *out + size);
-        pieces_add(&lib.pieces, *out, *out + size, e);
+        if (error)
+            return error;
+        error = map_grant(&fresh, addr, flags, out);
+        if (fresh.word & FABRIC_GEN_MARKED)
+            close_fd(fresh.fd);
+        else
+            grants_put(&lib.grants, &lib.entries, e, access, &fresh);
     }
+    lib.entries.entry[e].access |= (uint8_t)access;
     return error;
 }
 

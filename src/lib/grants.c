@@ -49,6 +49,18 @@ const struct grant *grants_find(struct grants *g, struct entries *t, uint32_t e,
     return x;
 }
 
+/* The kernel has just given this number to a new descriptor: whoever else has it here lost his unawares. */
+static void forget_number(struct grants *g, struct entries *t, int fd)
+{
+    for (uint32_t i = 0; i < g->top; i++) {
+        struct grant *x = &g->grant[i];
+        if (x->fd != fd)
+            continue;
+        x->fd = -1;
+        t->entry[x->entry].grant[x->kind] = 0;
+    }
+}
+
 /* A place that is free, made so if need be. Linear: the caller has just waited for a message. */
 static struct grant *make_room(struct grants *g, struct entries *t)
 {
@@ -76,6 +88,7 @@ void grants_put(struct grants *g, struct entries *t, uint32_t e, uint32_t access
 {
     uint32_t kind = kind_of(access);
     uint16_t *place = &t->entry[e].grant[kind];
+    forget_number(g, t, new->fd);
     if (*place)
         drop(&g->grant[*place - 1], t);
     struct grant *x = make_room(g, t);

@@ -256,6 +256,18 @@ TEST(closed_descriptors)
         CHECK(fstat(i, &st) == 0 && st.st_rdev == null.st_rdev);
 }
 
+/* The same file comes back under the number that a lost descriptor had, for reading only. */
+TEST(number_used_again)
+{
+    CHECK(xp_shmat(SEG(1), NULL, 0) != (void *)-1 && close_range(3, 499, 0) == 0);
+    CHECK(xp_shmat(SEG(1), NULL, SHM_RDONLY) != (void *)-1);
+    char *p = xp_shmat(SEG(1), NULL, 0);
+    CHECK(p != (void *)-1 && (p[0] = 1) == 1 && fake->count[CLSHMD_OPEN] == 3);
+    const char *r = xp_shmat(SEG(1), NULL, SHM_RDONLY);
+    CHECK(r != (void *)-1 && mprotect((void *)(uintptr_t)r, 4096, PROT_WRITE) < 0);
+    CHECK(counted(0, 1).count == 4);
+}
+
 TEST(credentials)
 {
     if (geteuid() != 0) /* only root can change them */
@@ -372,9 +384,10 @@ int main(void)
         cmocka_unit_test(test_versions),           cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_lost_answers),       cmocka_unit_test(test_restarts),
         cmocka_unit_test(test_waits_for_restart),  cmocka_unit_test(test_forgotten),
-        cmocka_unit_test(test_closed_descriptors), cmocka_unit_test(test_credentials),
-        cmocka_unit_test(test_wrong_owner),        cmocka_unit_test(test_arguments),
-        cmocka_unit_test(test_partitions),         cmocka_unit_test(test_silent_daemon),
+        cmocka_unit_test(test_closed_descriptors), cmocka_unit_test(test_number_used_again),
+        cmocka_unit_test(test_credentials),        cmocka_unit_test(test_wrong_owner),
+        cmocka_unit_test(test_arguments),          cmocka_unit_test(test_partitions),
+        cmocka_unit_test(test_silent_daemon),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
