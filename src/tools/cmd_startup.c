@@ -353,6 +353,10 @@ static int startup(struct input *input)
                    r, "%s", path_strerror(r));
         return TOOL_USAGE;
     }
+    if (input->config != NULL && access(input->config, R_OK) != 0) {
+        tool_error(input->config, errno, "cannot be read");
+        return TOOL_FAILED;
+    }
     r = tool_try_connect(input->tool, &conn);
     if (r == 0)
         return already_up(input, conn, fabric);

@@ -262,6 +262,13 @@ def test_startup_without_a_fabric(run, tmp_path):
     assert f"hint: clshmctl mkfabric {tmp_path}/none" in done.stderr
 
 
+def test_startup_with_an_absent_configuration(run, tmp_path):
+    """Nothing is made for a daemon that cannot start."""
+    done = run("clshmctl", "startup", "--config", str(tmp_path / "conf"), CLSHM_FABRIC="")
+    assert done.returncode == 1
+    assert done.stderr == f"clshmctl: {tmp_path}/conf: cannot be read (ENOENT)\n"
+
+
 def test_startup_shows_what_the_daemon_said(run, tmp_path):
     """A daemon that ends at once: what it said is shown, with its status; so is one that cannot be run."""
     assert run("clshmctl", "mkfabric").returncode == 0
