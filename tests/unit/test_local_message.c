@@ -479,6 +479,31 @@ static void test_garbage_at_the_door(void **state)
     assert_int_equal(to_local(b.f)->peer[0].n_held, 0);
 }
 
+/* Descriptors whose message never came (their sender died in between) are not taken for a later one's. */
+static void test_stale_memory(void **state)
+{
+    int32_t shmid = make(&a, 2, 4096, "the right one");
+    uint32_t note[8] = {0x314f4f44u, a.id, 1, 5, (uint32_t)shmid, 0, 4096, 0};
+    int fds[2] = {memfd(4096, F_SEAL_GROW | F_SEAL_SEAL), -1};
+    unsigned before = open_fds();
+    char *p;
+
+    (void)state;
+    fds[1] = reopen(fds[0], O_RDONLY);
+    knock_with(note, sizeof(note), fds, 2);
+    close(fds[1]);
+    send_memory(&a, &b, shmid);
+    wait_messages(&b, 1);
+    assert_true(b.msg[0].has_memory);
+    p = map(&b, shmid, DRIVER_PROT_READ);
+    assert_string_equal(p, "the right one");
+    munmap(p, 4096);
+    close(fds[0]);
+    assert_int_equal(to_local(b.f)->peer[a.id].n_held, 0);
+    OPS.drop(b.f, shmid);
+    assert_true(open_fds() <= before);
+}
+
 static void quarantined(void)
 {
     ping(&a, &b, 2);
@@ -583,14 +608,23 @@ static void test_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        MESSAGE_TEST(test_there_and_back),   MESSAGE_TEST(test_many),
-        MESSAGE_TEST(test_not_for_the_next), MESSAGE_TEST(test_restart),
-        MESSAGE_TEST(test_memory),           MESSAGE_TEST(test_much_memory),
-        MESSAGE_TEST(test_memory_again),     MESSAGE_TEST(test_revoke),
-        MESSAGE_TEST(test_revoke_large),     MESSAGE_TEST(test_destroy_reaches_importers),
-        MESSAGE_TEST(test_import_checks),    MESSAGE_TEST(test_garbage_at_the_door),
-        MESSAGE_TEST(test_bad_message),      MESSAGE_TEST(test_bad_tail),
-        MESSAGE_TEST(test_memory_lost),      MESSAGE_TEST(test_keys),
+        MESSAGE_TEST(test_there_and_back),
+        MESSAGE_TEST(test_many),
+        MESSAGE_TEST(test_not_for_the_next),
+        MESSAGE_TEST(test_restart),
+        MESSAGE_TEST(test_memory),
+        MESSAGE_TEST(test_much_memory),
+        MESSAGE_TEST(test_memory_again),
+        MESSAGE_TEST(test_revoke),
+        MESSAGE_TEST(test_revoke_large),
+        MESSAGE_TEST(test_destroy_reaches_importers),
+        MESSAGE_TEST(test_import_checks),
+        MESSAGE_TEST(test_garbage_at_the_door),
+        MESSAGE_TEST(test_stale_memory),
+        MESSAGE_TEST(test_bad_message),
+        MESSAGE_TEST(test_bad_tail),
+        MESSAGE_TEST(test_memory_lost),
+        MESSAGE_TEST(test_keys),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
