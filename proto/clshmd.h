@@ -54,6 +54,7 @@ enum clshmd_op {
     CLSHMD_SETPMO = 11,
     CLSHMD_NODE = 12,
     CLSHMD_DUMP = 13,
+    CLSHMD_EVENTS = 14, /* reserved for a descriptor that tells of waking, removal and partitions: ENOSYS so far */
     /* for the tools */
     CLSHMD_STATUS = 32,
     CLSHMD_CONFIG = 33,

@@ -134,6 +134,7 @@ static const struct {
     [CLSHMD_SETPMO] = {true, sizeof(struct clshmd_setpmo), NULL},
     [CLSHMD_NODE] = {true, sizeof(struct clshmd_node), check_node},
     [CLSHMD_DUMP] = {true, sizeof(struct clshmd_dump), check_dump},
+    [CLSHMD_EVENTS] = {true, 0, NULL},
     [CLSHMD_STATUS] = {true, 0, NULL},
     [CLSHMD_CONFIG] = {true, sizeof(struct clshmd_config), check_config},
     [CLSHMD_SEGMENTS] = {true, sizeof(struct clshmd_segments), check_segments},

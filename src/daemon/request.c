@@ -402,6 +402,11 @@ static void handle_parts(const struct request *r)
     request_done(r, 0, &reply, sizeof(reply));
 }
 
+static void handle_events(const struct request *r)
+{
+    request_done(r, ENOSYS, NULL, 0);
+}
+
 static void handle_hostname(const struct request *r)
 {
     const struct clshmd_hostname *req = r->payload;
@@ -479,7 +484,7 @@ static void (*const handlers[CLSHMD_OP_MAX])(const struct request *r) = {
     [CLSHMD_GROW] = handle_grow,         [CLSHMD_SETPMO] = handle_setpmo,     [CLSHMD_NODE] = handle_node,
     [CLSHMD_DUMP] = admin_dump,          [CLSHMD_STATUS] = admin_status,      [CLSHMD_CONFIG] = admin_config,
     [CLSHMD_SEGMENTS] = admin_segments,  [CLSHMD_USERS] = admin_users,        [CLSHMD_PING] = admin_ping,
-    [CLSHMD_EVICT] = admin_evict,        [CLSHMD_SHUTDOWN] = admin_shutdown,
+    [CLSHMD_EVICT] = admin_evict,        [CLSHMD_SHUTDOWN] = admin_shutdown,  [CLSHMD_EVENTS] = handle_events,
 };
 
 /* What can be said of the sender of a packet that is none: its own header, if there is one. */
