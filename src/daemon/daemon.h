@@ -142,7 +142,8 @@ struct daemon {
 
     int settings; /* memfd kept by the keeper, -1 */
     bool stopping;
-    uint64_t stop_began_ms, stop_age_ms;
+    bool stop_users, stop_killed; /* processes that use segments are ended; SIGKILL was sent */
+    uint64_t stop_began_ms;
     int exit_status; /* -1: go on */
 };
 

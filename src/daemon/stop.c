@@ -82,14 +82,15 @@ static void signal_users(struct daemon *d, int sig)
 static int on_stop_timer(sd_event_source *source, uint64_t usec, void *ctx)
 {
     struct daemon *d = ctx;
-    uint64_t before = d->stop_age_ms;
+    uint64_t age = d->now_ms - d->stop_began_ms;
 
-    d->stop_age_ms = d->now_ms - d->stop_began_ms;
-    if (before < STOP_TERM_MS && d->stop_age_ms >= STOP_TERM_MS)
-        signal_users(d, SIGKILL);
-    if (!clients_in_use(d) || d->stop_age_ms >= STOP_KILL_MS) {
+    if (!d->stop_users || !clients_in_use(d) || age >= STOP_KILL_MS) {
         stop_finish(d);
         return 0;
+    }
+    if (age >= STOP_TERM_MS && !d->stop_killed) {
+        signal_users(d, SIGKILL);
+        d->stop_killed = true;
     }
     sd_event_source_set_time(source, usec + STOP_LOOK_MS * 1000u);
     sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
@@ -102,7 +103,7 @@ void stop_begin(struct daemon *d, bool kill_users)
         return;
     d->stopping = true;
     d->stop_began_ms = d->now_ms;
-    d->stop_age_ms = kill_users ? 0 : STOP_KILL_MS;
+    d->stop_users = kill_users;
     d->listen_io = sd_event_source_disable_unref(d->listen_io);
     log_info("stopping%s", kill_users ? ", and the processes that use segments" : "");
     if (kill_users)

@@ -92,13 +92,14 @@ static void kill_daemon(const struct partition *p)
     struct clshmd_status_reply status = status_of(p);
 
     assert_int_equal(status.keeper_pid, p->keeper);
+    assert_true(status.daemon_pid > 1);
     kill((pid_t)status.daemon_pid, SIGKILL);
     EVENTUALLY(status_of(p).restarts == status.restarts + 1);
 }
 
 static int setup_local(void **state)
 {
-    struct fabric_format format = {.name = "test", .parts = 4, .slots = 64, .heartbeat_ms = 20};
+    struct fabric_format format = {.name = "test", .parts = 4, .slots = 64, .heartbeat_ms = 200};
 
     (void)state;
     log_open("test", LOG_LEVEL_ERROR);
@@ -335,6 +336,32 @@ static void test_shutdown_refused(void **state)
     end_program(&p);
 }
 
+/* SIGTERM for the daemon takes the memory away at once; whoever attached it is not killed for that. */
+static void test_sigterm_kills_nobody(void **state)
+{
+    struct program p;
+    uint64_t began;
+    int status;
+    pid_t child;
+
+    (void)state;
+    start(&one);
+    p = program(&one);
+    assert_int_equal(attach(&p, get(&p, 7)), 0);
+    strcpy(p.memory, "here");
+    began = now_ms();
+    stop(&one);
+    assert_true(now_ms() - began < 1500);
+    child = fork();
+    if (child == 0) {
+        signal(SIGBUS, SIG_DFL); /* cmocka's is not */
+        _exit(p.memory[0] == 'h');
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+    end_program(&p);
+}
+
 /* A second daemon for a partition that has one: status 1, and the first one is not disturbed. */
 static void test_taken(void **state)
 {
@@ -359,7 +386,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         TEST_LOCAL(test_killed_again_and_again), TEST_LOCAL(test_two_partitions), TEST_LOCAL(test_evicted),
-        TEST_LOCAL(test_shutdown_refused),       TEST_LOCAL(test_taken),
+        TEST_LOCAL(test_shutdown_refused),       TEST_LOCAL(test_taken),          TEST_LOCAL(test_sigterm_kills_nobody),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
