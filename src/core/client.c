@@ -25,7 +25,7 @@ int core_client_new(struct core *core, uint32_t id, uint32_t uid, int32_t pid)
     if (core_find_client(core, id))
         return EEXIST;
     client = calloc(1, sizeof(*client));
-    error = client ? user_charge_client(core, uid, false, &client->user) : ENOMEM;
+    error = client ? user_charge_client(core, uid, !core->restored, &client->user) : ENOMEM;
     if (error) {
         free(client);
         return error;

@@ -223,6 +223,7 @@ struct core {
     struct timer *timers[TIMER_CLASSES];
     uint32_t next_id;
     uint32_t n_late;
+    bool restored; /* until then clients are those that were there before: no limit applies */
     uint64_t key_counter;
     uint64_t n_segments, n_reserved, bytes, pages, n_grants; /* n_segments: all slots in use */
 

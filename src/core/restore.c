@@ -146,6 +146,7 @@ int core_restore(struct core *core, bool fresh)
     }
     if (error)
         return error;
+    core->restored = true;
     restore_removals(core);
     restore_imports(core, fresh);
     return 0;

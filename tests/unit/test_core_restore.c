@@ -213,6 +213,23 @@ static void test_unused_import_is_given_back(void **state)
     assert_int_equal(stats(w, 0).foreign_importers, 0);
 }
 
+static void test_lower_limits_drop_nobody(void **state)
+{
+    struct world *w = *state;
+    int32_t id = 0;
+
+    assert_int_equal(get(w, 0, IPC_PRIVATE, 5000, 0600, &id), 0);
+    client(w, 0, 1);
+    assert_int_equal(attach_as(w, 0, 1, 0, id, CLSHMD_READ), 0);
+    assert_int_equal(attach(w, 0, id), 0);
+    w->part[0].limits.max_clients_uid = w->part[0].limits.max_grants_uid = 1;
+    w->part[0].limits.max_pages = w->part[0].limits.max_segments_uid = 1;
+    restart(w, 0);
+    assert_int_equal(stat_of(w, 0, id).nattch, 2);
+    assert_int_equal(core_client_new(w->part[0].core, 2, UID, 1), EAGAIN);
+    assert_int_equal(get(w, 0, IPC_PRIVATE, 1, 0600, &id), ENOSPC);
+}
+
 static void test_child_whose_page_fills_late(void **state)
 {
     struct world *w = *state;
@@ -245,6 +262,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_records_that_make_no_sense, setup, teardown),
         cmocka_unit_test_setup_teardown(test_import_of_a_home_that_is_another, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unused_import_is_given_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lower_limits_drop_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(test_child_whose_page_fills_late, setup, teardown),
     };
 
