@@ -9,7 +9,7 @@
  * A segment is PENDING while a worker reserves its memory, then READY. Only READY ones are had, granted, shared and
  * kept by the keeper. Destroying a PENDING one cancels the job; no event follows.
  */
-#include "src/fabric/local/local.h"
+#include "src/fabric/local/memory.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,38 +21,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
-
 #include "src/util/cleanup.h"
 #include "src/util/log.h"
-#include "src/util/math.h"
 
-#define SEALS         (F_SEAL_GROW | F_SEAL_SEAL)
-#define INLINE_MAX    (1u << 20) /* reserved in the loop: quicker than waking a worker */
-#define DESTROY_MAX   (4u << 20) /* freed in the loop */
-#define FREE_STEPS    4096u      /* slices in which a large one is freed, at the most */
-#define ROOM_PLENTY   (256ULL << 20)
-#define ROOM_FRESH_MS 100u
-#define REVOKE_MAX    (16u << 20) /* revoked in the loop */
-#define REVOKE_WAIT   100u        /* ms that the loop waits for a larger revocation */
+#define DESTROY_MAX (4u << 20)  /* freed in the loop */
+#define FREE_STEPS  4096u       /* slices in which a large one is freed, at the most */
+#define REVOKE_MAX  (16u << 20) /* revoked in the loop */
+#define REVOKE_WAIT 100u        /* ms that the loop waits for a larger revocation */
 
-#ifndef MFD_HUGE_SHIFT
-#define MFD_HUGE_SHIFT 26
-#endif
-
-struct local_memory {
-    int32_t shmid;
-    bool import, pending;
-    int rw, ro; /* ro: imports only */
-    uint64_t size;
-    uint64_t serial; /* of the job that reserves it */
-    void *locked;    /* mapping that keeps it in memory */
-    uint64_t lock_serial;
-    UT_hash_handle hh;
-};
-
-static struct local_memory *memory_find(struct local *l, int32_t shmid)
+struct local_memory *local_memory_find(struct local *l, int32_t shmid)
 {
     struct local_memory *m;
 
@@ -60,8 +37,7 @@ static struct local_memory *memory_find(struct local *l, int32_t shmid)
     return m;
 }
 
-/* @return NULL: memory is short. The descriptors become its own, then. */
-static struct local_memory *memory_new(struct local *l, int32_t shmid, bool import, int rw, int ro, uint64_t size)
+struct local_memory *local_memory_new(struct local *l, int32_t shmid, bool import, int rw, int ro, uint64_t size)
 {
     struct local_memory *m = calloc(1, sizeof(*m));
 
@@ -87,8 +63,7 @@ static void memory_unlock(struct local *l, struct local_memory *m)
     m->lock_serial = 0;
 }
 
-/* Out of the table, descriptors closed, forgotten by the keeper. */
-static struct local_memory *memory_free(struct local *l, struct local_memory *m)
+struct local_memory *local_memory_free(struct local *l, struct local_memory *m)
 {
     memory_unlock(l, m);
     HASH_DEL(l->driver.table, m);
@@ -106,184 +81,10 @@ static struct local_memory *memory_free(struct local *l, struct local_memory *m)
     return NULL;
 }
 
-/* ------------------------------------------------------------------ creation */
-
-static uint32_t huge_shift(uint32_t flags)
-{
-    uint32_t shift = flags >> DRIVER_CREATE_HUGE_SHIFT;
-
-    return shift ? shift : 21;
-}
-
-static int check_create(const struct driver_create *req)
-{
-    bool huge = req->flags & DRIVER_CREATE_HUGE;
-
-    if (req->shmid < 0 || req->size == 0 || req->reserved || (req->flags & ~DRIVER_CREATE_KNOWN))
-        return EINVAL;
-    if (!huge && (req->flags >> DRIVER_CREATE_HUGE_SHIFT))
-        return EINVAL;
-    return 0;
-}
-
-/* A memfd of @size bytes, sealed; nothing of it reserved. */
-static int make_memfd(const struct driver_create *req, uint64_t size, int *out)
-{
-    unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-    CLEANUP_CLOSE int fd = -1;
-    char name[32];
-
-    if (req->flags & DRIVER_CREATE_HUGE)
-        flags |= MFD_HUGETLB | huge_shift(req->flags) << MFD_HUGE_SHIFT;
-    snprintf(name, sizeof(name), "clshm-%d", req->shmid);
-    fd = memfd_create(name, flags);
-    if (fd < 0) {
-        if (errno == ENODEV) /* no huge pages of this size */
-            return EINVAL;
-        return errno == EMFILE || errno == ENFILE ? ENOSPC : errno;
-    }
-    if (fchmod(fd, 0600) < 0)
-        return errno;
-    if (ftruncate(fd, (off_t)size) < 0)
-        return errno == EFBIG || errno == ENOSPC ? ENOMEM : errno;
-    if (fcntl(fd, F_ADD_SEALS, SEALS) < 0)
-        return errno;
-    *out = steal_fd(&fd);
-    return 0;
-}
-
-/* The policy belongs to the file: it stays when this mapping goes, and holds for whoever brings the pages in. */
-static int set_policy(int fd, uint64_t size, uint32_t policy, uint64_t nodes)
-{
-    unsigned long mask = nodes;
-    void *addr = mmap(NULL, size, PROT_NONE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    int error = 0;
-
-    if (addr == MAP_FAILED)
-        return ENOMEM;
-    if (mbind(addr, size, (int)policy, &mask, sizeof(mask) * 8 + 1, 0) < 0)
-        error = errno == ENOSYS ? 0 : errno; /* a kernel without NUMA has one node */
-    munmap(addr, size);
-    return error;
-}
-
-/* Hand the reservation to a worker. */
-static int start_reserve(struct local *l, struct local_memory *m, const struct driver_create *req)
-{
-    struct local_job *job = calloc(1, sizeof(*job));
-
-    if (!job)
-        return ENOMEM;
-    job->kind = LOCAL_JOB_RESERVE;
-    job->shmid = m->shmid;
-    job->size = m->size;
-    job->huge = req->flags & DRIVER_CREATE_HUGE;
-    if (job->huge && (1ULL << huge_shift(req->flags)) > LOCAL_SLICE)
-        job->slice = 1ULL << huge_shift(req->flags);
-    job->fd = fcntl(m->rw, F_DUPFD_CLOEXEC, 0);
-    if (job->fd < 0) {
-        free(job);
-        return ENOSPC;
-    }
-    m->pending = true;
-    m->serial = local_workers_add(&l->driver.workers, job);
-    if (m->serial)
-        return CORE_PENDING;
-    close_fd(job->fd);
-    free(job);
-    return EAGAIN;
-}
-
-/* Is there room for @size bytes, beyond what was promised to others? To ask costs more than to make a small segment:
- * where there was plenty a moment ago it is not asked again. */
-static bool has_room(struct local *l, uint64_t size)
-{
-    uint64_t reserving = local_workers_reserving(&l->driver.workers);
-    uint64_t now = local_now_ms();
-
-    if (size > INLINE_MAX || l->driver.room < reserving + ROOM_PLENTY || now - l->driver.room_ms > ROOM_FRESH_MS) {
-        l->driver.room = local_room();
-        l->driver.room_ms = now;
-    }
-    if (l->driver.room < reserving || l->driver.room - reserving < size)
-        return false;
-    if (size <= INLINE_MAX)
-        l->driver.room -= size; /* larger ones count as being reserved, or are asked about */
-    return true;
-}
-
-static int reserve(struct local *l, struct local_memory *m, const struct driver_create *req)
-{
-    bool huge = req->flags & DRIVER_CREATE_HUGE;
-
-    if (req->flags & DRIVER_CREATE_NORESERVE)
-        return 0;
-    if (!huge && !has_room(l, m->size))
-        return ENOMEM;
-    if (m->size <= INLINE_MAX || (huge && m->size <= 1ULL << huge_shift(req->flags)))
-        return local_reserve(m->rw, 0, m->size);
-    return start_reserve(l, m, req);
-}
-
-int local_create(struct fabric *f, const struct driver_create *req)
-{
-    struct local *l = to_local(f);
-    CLEANUP_CLOSE int fd = -1;
-    struct local_memory *m;
-    uint64_t size;
-    int error = check_create(req);
-
-    if (error)
-        return error;
-    if (memory_find(l, req->shmid))
-        return EEXIST;
-    if (!round_up(req->size, l->driver.granule, &size) ||
-        ((req->flags & DRIVER_CREATE_HUGE) && !round_up(size, 1ULL << huge_shift(req->flags), &size)) ||
-        size > INT64_MAX)
-        return ENOMEM;
-    error = make_memfd(req, size, &fd);
-    if (!error && req->policy)
-        error = set_policy(fd, size, req->policy, req->nodes);
-    if (error)
-        return error;
-    m = memory_new(l, req->shmid, false, fd, -1, size);
-    if (!m)
-        return ENOMEM;
-    steal_fd(&fd);
-    error = reserve(l, m, req);
-    if (error == CORE_PENDING)
-        return error;
-    if (!error)
-        error = l->events->keep(l->ctx, KEEP_MEMORY, (uint64_t)m->shmid, m->rw);
-    if (error) {
-        m->pending = true; /* nothing to forget */
-        memory_free(l, m);
-    }
-    return error;
-}
-
-/* The end of a reservation. */
-static bool created(struct local *l, struct driver_event *event)
-{
-    struct local_memory *m = memory_find(l, event->shmid);
-
-    if (!m || !m->pending || m->serial != event->value)
-        return false; /* destroyed meanwhile */
-    event->value = 0;
-    m->serial = 0;
-    if (!event->status)
-        event->status = l->events->keep(l->ctx, KEEP_MEMORY, (uint64_t)m->shmid, m->rw);
-    if (event->status)
-        memory_free(l, m);
-    else
-        m->pending = false;
-    return true;
-}
-
 bool local_driver_event(struct local *l, struct driver_event *event)
 {
     if (event->type == DRIVER_EVENT_CREATED)
-        return created(l, event);
+        return local_created(l, event);
     if (event->type == DRIVER_EVENT_DESTROYED)
         event->value = 0;
     return true;
@@ -327,7 +128,7 @@ static void truncate_now(struct local *l, struct local_memory *m, bool tell)
 void local_destroy(struct fabric *f, int32_t shmid)
 {
     struct local *l = to_local(f);
-    struct local_memory *m = memory_find(l, shmid);
+    struct local_memory *m = local_memory_find(l, shmid);
 
     if (!m || m->import)
         return;
@@ -335,16 +136,16 @@ void local_destroy(struct fabric *f, int32_t shmid)
         (void)local_workers_cancel(&l->driver.workers, m->serial);
     else if (m->size <= DESTROY_MAX || !hand_over(l, m, LOCAL_JOB_FREE))
         truncate_now(l, m, true);
-    memory_free(l, m);
+    local_memory_free(l, m);
 }
 
 void local_drop(struct fabric *f, int32_t shmid)
 {
     struct local *l = to_local(f);
-    struct local_memory *m = memory_find(l, shmid);
+    struct local_memory *m = local_memory_find(l, shmid);
 
     if (m && m->import)
-        memory_free(l, m);
+        local_memory_free(l, m);
 }
 
 /*
@@ -356,7 +157,7 @@ void local_drop(struct fabric *f, int32_t shmid)
 void local_revoke(struct fabric *f, int32_t shmid)
 {
     struct local *l = to_local(f);
-    struct local_memory *m = memory_find(l, shmid);
+    struct local_memory *m = local_memory_find(l, shmid);
     uint64_t serial;
 
     if (!m || !m->import)
@@ -367,7 +168,7 @@ void local_revoke(struct fabric *f, int32_t shmid)
         local_workers_wait(&l->driver.workers, serial, REVOKE_WAIT);
     else
         truncate_now(l, m, false);
-    memory_free(l, m);
+    local_memory_free(l, m);
 }
 
 /* ------------------------------------------------------------------ imports */
@@ -381,7 +182,7 @@ static bool import_ok(const struct local_held *held, uint64_t *size)
 #ifdef F_SEAL_EXEC
     seals &= seals < 0 ? -1 : ~F_SEAL_EXEC;
 #endif
-    if (seals != SEALS || fstat(held->rw, &rw) < 0 || fstat(held->ro, &ro) < 0)
+    if (seals != LOCAL_SEALS || fstat(held->rw, &rw) < 0 || fstat(held->ro, &ro) < 0)
         return false;
     if (rw.st_dev != ro.st_dev || rw.st_ino != ro.st_ino || !S_ISREG(rw.st_mode) || rw.st_size <= 0)
         return false;
@@ -411,25 +212,25 @@ bool local_driver_import(struct local *l, uint32_t from, struct local_held *held
                     l->path, from, held->shmid);
         return false;
     }
-    m = memory_find(l, held->shmid);
+    m = local_memory_find(l, held->shmid);
     if (m && same_file(m->rw, held->rw))
         return true;
     if (m)
-        memory_free(l, m);
-    m = memory_new(l, held->shmid, true, held->rw, held->ro, size);
+        local_memory_free(l, m);
+    m = local_memory_new(l, held->shmid, true, held->rw, held->ro, size);
     if (!m)
         return false;
     held->rw = held->ro = -1;
     if (l->events->keep(l->ctx, KEEP_IMPORT, (uint64_t)m->shmid, m->rw) == 0 &&
         l->events->keep(l->ctx, KEEP_IMPORT_RO, (uint64_t)m->shmid, m->ro) == 0)
         return true;
-    memory_free(l, m);
+    local_memory_free(l, m);
     return false;
 }
 
 int local_driver_share(struct local *l, int32_t shmid, int *rw, int *ro, uint64_t *size)
 {
-    struct local_memory *m = memory_find(l, shmid);
+    struct local_memory *m = local_memory_find(l, shmid);
     struct driver_grant grant = {.shmid = shmid, .prot = DRIVER_PROT_READ};
     int error;
 
@@ -448,7 +249,7 @@ int local_driver_share(struct local *l, int32_t shmid, int *rw, int *ro, uint64_
 
 int local_driver_adopt(struct local *l, enum keep_kind kind, int32_t shmid, int fd)
 {
-    struct local_memory *m = memory_find(l, shmid);
+    struct local_memory *m = local_memory_find(l, shmid);
     bool import = kind != KEEP_MEMORY;
     bool ro = kind == KEEP_IMPORT_RO;
     struct stat st;
@@ -458,7 +259,7 @@ int local_driver_adopt(struct local *l, enum keep_kind kind, int32_t shmid, int 
         return EINVAL;
     }
     if (!m)
-        m = memory_new(l, shmid, import, -1, -1, (uint64_t)st.st_size);
+        m = local_memory_new(l, shmid, import, -1, -1, (uint64_t)st.st_size);
     if (!m) {
         close_fd(fd);
         return ENOMEM;
@@ -476,7 +277,7 @@ void local_driver_sweep(struct local *l)
 
     HASH_ITER (hh, l->driver.table, m, next) {
         if (m->rw < 0 || (m->import && m->ro < 0))
-            memory_free(l, m);
+            local_memory_free(l, m);
     }
 }
 
@@ -490,7 +291,7 @@ void local_driver_drop_all(struct local *l)
             (void)local_workers_cancel(&l->driver.workers, m->serial);
         else if (!m->import && m->rw >= 0)
             truncate_now(l, m, false);
-        memory_free(l, m);
+        local_memory_free(l, m);
     }
 }
 
@@ -508,7 +309,7 @@ void local_info(struct fabric *f, struct driver_info *out)
 
 bool local_has(struct fabric *f, int32_t shmid)
 {
-    const struct local_memory *m = memory_find(to_local(f), shmid);
+    const struct local_memory *m = local_memory_find(to_local(f), shmid);
 
     return m && !m->pending;
 }
@@ -517,7 +318,7 @@ bool local_has(struct fabric *f, int32_t shmid)
  * cannot be opened anew and are copied. */
 int local_grant(struct fabric *f, struct driver_grant *req)
 {
-    const struct local_memory *m = memory_find(to_local(f), req->shmid);
+    const struct local_memory *m = local_memory_find(to_local(f), req->shmid);
     bool write = req->prot & DRIVER_PROT_WRITE;
     char path[40];
 
@@ -558,7 +359,7 @@ static int lock_pages(struct local *l, struct local_memory *m, void *addr)
 int local_lock(struct fabric *f, int32_t shmid, bool lock)
 {
     struct local *l = to_local(f);
-    struct local_memory *m = memory_find(l, shmid);
+    struct local_memory *m = local_memory_find(l, shmid);
     void *addr;
     int error;
 
@@ -601,7 +402,7 @@ static int node_at(int fd, off_t offset)
 #define NODE_SAMPLES 256u
 int local_node(struct fabric *f, int32_t shmid)
 {
-    const struct local_memory *m = memory_find(to_local(f), shmid);
+    const struct local_memory *m = local_memory_find(to_local(f), shmid);
     off_t step, offset = 0;
     int node = -1;
 

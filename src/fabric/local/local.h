@@ -5,8 +5,9 @@
  *   format.c   mkfabric                              join.c     becoming a member and leaving; life file
  *   local.c    open, close, dispatch, the table      members.c  heartbeat and watch threads, eviction
  *   door.c     the datagram socket, descriptors      message.c  queues, rings
- *   driver.c   memory: the table of memfds           worker.c   what takes long: reserve, free, lock
- *   ring.c     the event ring                        room.c     how much memory may still be reserved
+ *   driver.c   memory: the table of memfds           create.c   making a segment
+ *   ring.c     the event ring                        worker.c   what takes long: reserve, free, lock
+ *   room.c     how much memory may still be reserved
  *
  * One struct local is one member; any number of them live in one process. Threads: the daemon's loop calls all of
  * struct fabric_ops; heartbeat, watch and workers touch only what is said to be theirs below, and never call up.
