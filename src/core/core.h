@@ -199,6 +199,10 @@ uint32_t core_next_segment(const struct core *core, uint32_t slot, struct clshmd
 /* Attachments and segments of a client; of an importing partition. @return false: none. */
 bool core_client_use(const struct core *core, uint32_t client, struct clshmd_user *out);
 bool core_part_use(const struct core *core, uint32_t part, struct clshmd_user *out);
+/* Ask all importers of own segments how many are attached there. Until one has answered, core_counting() is true, and
+ * core_part_use() takes it for attached; from then on that figure is its last. */
+void core_count(struct core *core);
+bool core_counting(const struct core *core);
 /* Where @shmid's memory lives and whether @cred may read it; for NODE. */
 int core_may_read(const struct core *core, const struct core_cred *cred, int32_t shmid);
 

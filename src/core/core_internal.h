@@ -90,6 +90,7 @@ struct importer {
     struct fabric_count fig; /* as last reported */
     uint32_t release_seq;    /* of the RELEASE that is not answered; 0: none */
     uint32_t rest;           /* intervals to wait before the next one */
+    bool counting;           /* asked by core_count(), has not answered: taken for attached */
 };
 
 struct segment {

@@ -61,6 +61,7 @@ static void figures_from(struct core *core, struct segment *seg, struct importer
     fig.dtime = fig.dtime < 0 ? 0 : fig.dtime > core->now_s ? core->now_s : fig.dtime;
     figures_merge(&seg->t.fig, &fig, &importer->fig);
     importer->fig = fig;
+    importer->counting = false;
 }
 
 static void reported(struct core *core, uint32_t from, const struct fabric_msg *msg)
@@ -86,6 +87,10 @@ static void reported(struct core *core, uint32_t from, const struct fabric_msg *
         segment_publish(core, seg, seg->state);
     } else if (msg->op == FABRIC_OP_COUNTED) {
         op = op_find(core, msg->seq);
+        if (!msg->seq) { /* of core_count() */
+            figures_from(core, seg, importer, msg);
+            return;
+        }
         if (!op || op->wait != WAIT_COUNT || op->seg != seg || !(op->awaiting >> from & 1))
             return;
         figures_from(core, seg, importer, msg);

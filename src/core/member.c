@@ -174,7 +174,7 @@ bool core_part_use(const struct core *core, uint32_t part, struct clshmd_user *o
         if (!importer)
             continue;
         out->segments++;
-        out->attachments += importer->fig.nattch;
+        out->attachments += importer->counting && !importer->fig.nattch ? 1 : importer->fig.nattch;
     }
     return out->segments > 0;
 }

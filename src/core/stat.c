@@ -27,6 +27,28 @@ void stat_begin(struct core *core, struct op *op, struct segment *seg)
             core_send(core, part, FABRIC_OP_COUNT, op->id, seg->t.shmid, NULL);
 }
 
+void core_count(struct core *core)
+{
+    for (uint32_t slot = 0; slot < core->params.slots; slot++) {
+        struct segment *seg = core->segment[slot];
+
+        for (struct importer *i = seg ? seg->importers : NULL; i; i = i->next) {
+            i->counting = true;
+            if (member_reachable(core, i->part))
+                core_send(core, i->part, FABRIC_OP_COUNT, 0, seg->t.shmid, NULL);
+        }
+    }
+}
+
+bool core_counting(const struct core *core)
+{
+    for (uint32_t slot = 0; slot < core->params.slots; slot++)
+        for (struct importer *i = core->segment[slot] ? core->segment[slot]->importers : NULL; i; i = i->next)
+            if (i->counting)
+                return true;
+    return false;
+}
+
 void stat_answered(struct core *core, struct op *op, uint32_t part)
 {
     op->awaiting &= ~(1ULL << part);

@@ -289,17 +289,21 @@ void admin_shutdown(const struct request *r)
 {
     const struct clshmd_shutdown *req = r->payload;
     bool force = req->flags & CLSHMD_SHUTDOWN_FORCE;
+    uint32_t client;
+    uint64_t tag;
     int error = 0;
 
     if (req->flags & ~CLSHMD_SHUTDOWN_KNOWN)
         error = EINVAL;
     else if (!session_admin(r->conn))
         error = EPERM;
-    else if (!force && stop_in_use(r->d))
-        error = EBUSY;
-    request_done(r, error, NULL, 0);
-    if (!error)
-        stop_begin(r->d, force);
+    if (error || force) {
+        request_done(r, error, NULL, 0);
+        if (!error)
+            stop_begin(r->d, true);
+    } else if (request_pend(r, &client, &tag)) {
+        stop_ask(r->d, tag);
+    }
 }
 
 static char *dump_text(struct daemon *d, uint32_t what)

@@ -126,7 +126,7 @@ struct daemon {
 
     int listen;
     bool listen_own;
-    sd_event_source *listen_io, *fabric_io, *keeper_io, *tick_timer, *beat_timer, *poll_timer, *stop_timer;
+    sd_event_source *listen_io, *fabric_io, *keeper_io, *tick_timer, *beat_timer, *poll_timer, *stop_timer, *stop_ask_timer;
 
     struct session *conns, *dead;
     uint32_t n_conns;
@@ -144,6 +144,8 @@ struct daemon {
     bool stopping;
     bool stop_users, stop_killed; /* processes that use segments are ended; SIGKILL was sent */
     uint64_t stop_began_ms;
+    uint64_t stop_tag; /* of the shutdown that waits for the importers' counts; valid while stop_ask_timer is set */
+    uint64_t stop_asked_ms;
     int exit_status; /* -1: go on */
 };
 
@@ -247,6 +249,8 @@ extern const struct fabric_events glue_fabric_events;
 
 /* Processes and partitions that use something of this partition. */
 bool stop_in_use(struct daemon *d);
+/* Nobody here does, perhaps others: ask them, then begin to stop and answer request @tag with 0, or with EBUSY. */
+void stop_ask(struct daemon *d, uint64_t tag);
 /* Begin to stop; @kill_users: processes are ended first. */
 void stop_begin(struct daemon *d, bool kill_users);
 void stop_evicted(struct daemon *d);

@@ -391,6 +391,7 @@ static void take_down(struct daemon *d)
     d->beat_timer = sd_event_source_disable_unref(d->beat_timer);
     d->poll_timer = sd_event_source_disable_unref(d->poll_timer);
     d->stop_timer = sd_event_source_disable_unref(d->stop_timer);
+    d->stop_ask_timer = sd_event_source_disable_unref(d->stop_ask_timer);
     daemon_unlisten(d, false);
     if (d->fabric)
         d->fabric = d->ops->close(d->fabric);

@@ -14,9 +14,10 @@
 
 #include "src/daemon/daemon.h"
 
-#define STOP_LOOK_MS 50u
-#define STOP_TERM_MS 2000u
-#define STOP_KILL_MS 4000u
+#define STOP_LOOK_MS   50u
+#define STOP_TERM_MS   2000u
+#define STOP_KILL_MS   4000u
+#define STOP_ASK_BEATS 3u /* how long importers have to say that nobody is attached there */
 
 static bool client_in_use(struct client *client)
 {
@@ -42,7 +43,7 @@ bool stop_in_use(struct daemon *d)
     for (uint32_t p = 0; p < d->sb->parts; p++) {
         struct clshmd_user use = {0};
 
-        if (p != d->ops->self(d->fabric) && core_part_use(d->core, p, &use) && use.segments > 0)
+        if (p != d->ops->self(d->fabric) && core_part_use(d->core, p, &use) && use.attachments > 0)
             return true;
     }
     return false;
@@ -111,6 +112,36 @@ void stop_begin(struct daemon *d, bool kill_users)
     /* In the next turn: the answer to who asked is sent first. */
     if (sd_event_add_time_relative(d->event, &d->stop_timer, CLOCK_MONOTONIC, 0, 1000, on_stop_timer, d) < 0)
         stop_finish(d);
+}
+
+static int on_ask_timer(sd_event_source *source, uint64_t usec, void *ctx)
+{
+    struct daemon *d = ctx;
+    bool in_use = stop_in_use(d), late = d->now_ms - d->stop_asked_ms > STOP_ASK_BEATS * d->sb->heartbeat_ms;
+
+    if (in_use && core_counting(d->core) && !clients_in_use(d) && !late) {
+        sd_event_source_set_time(source, usec + STOP_LOOK_MS * 1000u / 10);
+        sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+        return 0;
+    }
+    d->stop_ask_timer = sd_event_source_disable_unref(d->stop_ask_timer);
+    request_reply(d, d->stop_tag, in_use ? EBUSY : 0, NULL, 0, 0, 0);
+    if (!in_use)
+        stop_begin(d, false);
+    return 0;
+}
+
+void stop_ask(struct daemon *d, uint64_t tag)
+{
+    if (d->stop_ask_timer || d->stopping) {
+        request_reply(d, tag, d->stopping ? 0 : EBUSY, NULL, 0, 0, 0);
+        return;
+    }
+    d->stop_tag = tag;
+    d->stop_asked_ms = d->now_ms;
+    core_count(d->core);
+    if (sd_event_add_time_relative(d->event, &d->stop_ask_timer, CLOCK_MONOTONIC, 0, 1000, on_ask_timer, d) < 0)
+        request_reply(d, tag, ENOMEM, NULL, 0, 0, 0);
 }
 
 void stop_evicted(struct daemon *d)

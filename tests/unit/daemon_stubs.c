@@ -179,6 +179,17 @@ bool core_client_use(const struct core *core, uint32_t client, struct clshmd_use
     return true;
 }
 
+void core_count(struct core *core)
+{
+    (void)core;
+}
+
+bool core_counting(const struct core *core)
+{
+    (void)core;
+    return false;
+}
+
 bool core_part_use(const struct core *core, uint32_t part, struct clshmd_user *out)
 {
     return false;
