@@ -50,11 +50,11 @@ int main(int argc, char **argv)
 
         meet(m, side);
         mine = attempt(key + (key_t)r, excl);
+        first = mine >= 0 && (excl || part_getpart((int)mine) == part_getid()); /* asked while it is there */
         theirs = meet_swap(m, side, mine);
         if (excl ? (mine == -EEXIST) == (theirs == -EEXIST) || (mine < 0 && mine != -EEXIST)
                  : mine < 0 || mine != theirs)
             failed(r, mine, theirs);
-        first = excl ? mine >= 0 : part_getpart((int)mine) == part_getid();
         won += first;
         if (!first && xp_shmctl((int)(excl ? theirs : mine), IPC_RMID) != 0)
             die("IPC_RMID");
