@@ -16,6 +16,7 @@
 #define SIM_KEYS    10u
 #define SIM_UID     100u
 #define SIM_REMOVED 8192u
+#define SIM_TIMEOUT 1000u
 
 /* One segment's memory, by serial. */
 struct sim_memory {
@@ -95,6 +96,14 @@ _Noreturn void sim_fail(struct sim *sim, const char *format, ...) __attribute__(
 void sim_removed_add(struct sim *sim, int32_t shmid);
 struct sim_memory *sim_memory(struct sim *sim, uint64_t serial);
 void sim_check(struct sim *sim, uint32_t part);
+
+bool sim_same_uids(const struct sim *sim, uint32_t a, uint32_t b);
+void sim_tell(struct sim *sim, uint32_t observer, uint32_t subject, enum core_member_state state);
+void sim_start(struct sim *sim, uint32_t part, bool fresh);
+void sim_pass_time(struct sim *sim, uint32_t ms);
+
+/* sim_core_end.c */
+void sim_end(struct sim *sim);
 
 /* sim_core_clients.c */
 void client_step(struct sim *sim, uint32_t part, uint32_t number);
