@@ -266,6 +266,11 @@ TEST(number_used_again)
     const char *r = xp_shmat(SEG(1), NULL, SHM_RDONLY);
     CHECK(r != (void *)-1 && mprotect((void *)(uintptr_t)r, 4096, PROT_WRITE) < 0);
     CHECK(counted(0, 1).count == 4);
+    /* and the other way round: what is attached for reading is not mapped by a descriptor for writing */
+    CHECK(close_range(3, 499, 0) == 0 && xp_shmat(SEG(2), NULL, SHM_RDONLY) != (void *)-1);
+    CHECK(close_range(3, 499, 0) == 0 && xp_shmat(SEG(2), NULL, 0) != (void *)-1);
+    r = xp_shmat(SEG(2), NULL, SHM_RDONLY);
+    CHECK(r != (void *)-1 && mprotect((void *)(uintptr_t)r, 4096, PROT_WRITE) < 0);
 }
 
 TEST(credentials)
