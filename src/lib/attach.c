@@ -241,7 +241,8 @@ static int map_entry(uint32_t e, uintptr_t addr, int flags, uintptr_t *out)
     struct grant fresh;
     int error = g ? map_grant(g, addr, flags, out) : EBADF;
     if (error == EBADF || error == EACCES || error == ENODEV) { /* no, or no longer the descriptor that it was */
-        grants_drop(&lib.grants, &lib.entries, e);
+        if (g)
+            grants_drop(&lib.grants, &lib.entries, e);
         error = ask_firmly(e, access, &fresh);
         if (error)
             return error;

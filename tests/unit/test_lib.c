@@ -36,6 +36,8 @@ TEST(attach_detach)
     CHECK(r != (void *)-1 && r[FAKE_SIZE - 1] == 'x' && fake->count[CLSHMD_OPEN] == 2);
     CHECK(mprotect((void *)(uintptr_t)r, 4096, PROT_READ | PROT_WRITE) < 0 && errno == EACCES);
     FAILS(xp_shmat(-1, NULL, 0), EINVAL);
+    CHECK(xp_shmat(id, NULL, 0) != (void *)-1 && xp_shmat(id, NULL, SHM_RDONLY) != (void *)-1);
+    CHECK(fake->count[CLSHMD_OPEN] == 2); /* both descriptors are kept */
     fake->fail_op = CLSHMD_OPEN;
     fake->fail_error = EACCES;
     FAILS(xp_shmat(SEG(5), NULL, 0), EACCES);
