@@ -126,7 +126,8 @@ struct daemon {
 
     int listen;
     bool listen_own;
-    sd_event_source *listen_io, *fabric_io, *keeper_io, *tick_timer, *beat_timer, *poll_timer, *stop_timer, *stop_ask_timer;
+    sd_event_source *listen_io, *fabric_io, *keeper_io, *tick_timer, *beat_timer, *poll_timer, *stop_timer,
+        *stop_ask_timer;
 
     struct session *conns, *dead;
     uint32_t n_conns;

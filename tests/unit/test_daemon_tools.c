@@ -78,7 +78,7 @@ static void test_dump(void **state)
     req.offset = 0;
     assert_int_equal(call(fd, CLSHMD_DUMP, &req, sizeof(req), &a), 0);
     assert_int_equal(((struct clshmd_dump_reply *)a.payload)->length, strlen("driver"));
-    req.what = 3; /* no such thing */
+    req.what = 3;                                                   /* no such thing */
     assert_int_equal(call(fd, CLSHMD_EVENTS, NULL, 0, &a), ENOSYS); /* room for what comes */
     assert_int_equal(call(fd, CLSHMD_DUMP, &req, sizeof(req), &a), EPROTO);
     close(fd);

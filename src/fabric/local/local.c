@@ -113,7 +113,7 @@ static int check_superblock(struct local *l, uint64_t control_size, struct fabri
     ssize_t n = pread(l->control_fd, sb, sizeof(*sb), 0);
 
     if (n != (ssize_t)sizeof(*sb) || sb->magic != FABRIC_MAGIC) {
-        log_error("%s/control: not the control area of a fabric", l->path);
+        log_error("%s/control: not a fabric's control area", l->path);
         return EINVAL;
     }
     if (sb->major != CLSHM_FABRIC_MAJOR) {
