@@ -11,7 +11,8 @@
  *       | ---- CREATE id, size, flags --------> |  pages reserved and zeroed in slices, never in the daemon's loop
  *       | <--- event CREATED id, status ------- |
  *       | ---- GRANT id, protection ----------> |  a descriptor that maps this segment with this protection
- *       | ---- REVOKE id ---------------------> |  once it has returned nobody reaches the pages: SIGBUS
+ *       | ---- REVOKE id ---------------------> |  nobody reaches the pages any more: SIGBUS. In-process: up to 16 MiB
+ *       |                                       |  when it has returned, more within the time it takes to free them
  *       | ---- DESTROY id --------------------> |  revoke, then give the pages back
  *       | <--- event DESTROYED id ------------- |
  *       | <--- event CAME / STALLED / DEAD ---- |  partitions come and go

@@ -185,11 +185,19 @@ void op_deadline(struct core *core, struct op *op, uint64_t ms)
     timer_arm(core, TIMER_OP, &op->timer, core->now_ms + (ms < resend ? ms : resend));
 }
 
+/* What the home may take for reserving memory: a second for each GiB, ten minutes at most. */
+static uint64_t making_ms(const struct op *op)
+{
+    uint64_t ms = op->kind == OP_GET ? op->req.get.size >> 20 : 0;
+
+    return ms < 600000 ? ms : 600000;
+}
+
 void op_wait_peer(struct core *core, struct op *op, uint32_t part)
 {
     op->part = part;
     op->wait = WAIT_PEER;
-    op_deadline(core, op, interval_op(core));
+    op_deadline(core, op, interval_op(core) + making_ms(op));
     core_send(core, part, op->msg.op, op->id, op->msg.shmid, &op->msg);
 }
 
