@@ -166,6 +166,8 @@ int member_error(const struct core *core, uint32_t part)
 {
     if (part >= core->params.parts || !core->member[part].seen)
         return EINVAL;
+    if (core->member[part].state == CORE_MEMBER_FOREIGN)
+        return EPROTO;
     return member_reachable(core, part) ? 0 : EHOSTDOWN;
 }
 

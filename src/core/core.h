@@ -175,6 +175,7 @@ enum core_member_state {
     CORE_MEMBER_ALIVE,
     CORE_MEMBER_STALLED,
     CORE_MEMBER_DEAD,
+    CORE_MEMBER_FOREIGN, /* alive, but its daemon has another major version: nothing is asked or answered (EPROTO) */
 };
 /* @same_uids: its uids mean the same as ours; otherwise its callers are strangers (the class of others, no owner). */
 void core_member(struct core *core, uint32_t part, enum core_member_state state, uint32_t incarnation, bool same_uids);

@@ -97,7 +97,7 @@ static void get_elsewhere(struct core *core, struct op *op, const struct core_fo
     if (error || !found->reserved) {
         bool stranger = !error && !core->member[found->home].same_uids;
 
-        error = error ? EHOSTDOWN : existing_check(op, &found->stat, stranger);
+        error = error == EINVAL ? EHOSTDOWN : error ? error : existing_check(op, &found->stat, stranger);
         op_done_stat(core, op, error, found->shmid, &found->stat);
         return;
     }

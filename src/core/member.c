@@ -88,7 +88,7 @@ void core_member(struct core *core, uint32_t part, enum core_member_state state,
     member->same_uids = same_uids;
     if (incarnation)
         member->incarnation = incarnation;
-    if (state == CORE_MEMBER_STALLED)
+    if (state == CORE_MEMBER_STALLED || state == CORE_MEMBER_FOREIGN)
         ops_end(core, part, false);
     if (back)
         home_is_back(core, part);

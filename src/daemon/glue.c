@@ -160,10 +160,28 @@ static const char *event_text(uint32_t type)
     }
 }
 
+/* Daemons compare their versions as libraries and daemons do. */
+static bool foreign(struct daemon *d, const struct driver_event *e)
+{
+    struct clshm_version own = {CLSHM_DAEMON_MAJOR, CLSHM_DAEMON_MINOR}, theirs;
+    struct clshmd_part part;
+
+    if (!d->ops->part(d->fabric, e->part, &part))
+        return false;
+    theirs = (struct clshm_version){part.major, part.minor};
+    if (clshm_version_compatible(own, theirs))
+        return false;
+    log_warning("partition %u (%s): its daemon has version %u.%u, this one %u.%u: they do not talk (EPROTO)", e->part,
+                part.name, theirs.major, theirs.minor, own.major, own.minor);
+    return true;
+}
+
 static void member(struct daemon *d, const struct driver_event *e, enum core_member_state state)
 {
     log_write(state == CORE_MEMBER_ALIVE || state == CORE_MEMBER_ABSENT ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING,
               "partition %u (incarnation %u) %s", e->part, e->incarnation, event_text(e->type));
+    if ((state == CORE_MEMBER_ALIVE || state == CORE_MEMBER_STALLED) && foreign(d, e))
+        state = CORE_MEMBER_FOREIGN;
     core_member(d->core, e->part, state, e->incarnation, d->ops->same_users(d->fabric, e->part));
 }
 
