@@ -127,14 +127,14 @@ def test_fork_lpid(one):
     s = a.stat(shmid)
     assert s["nattch"] == 2 and s["lpid"] == parent
     pid = child.number("pid")
-    child.number("self")  # from its first call on the daemon knows its pid
+    child.nattch(shmid)  # from its first message on the daemon knows its pid
     child.exit()
     a.comes_to(shmid, 1)
     assert a.stat(shmid)["lpid"] == pid
     child = b.fork()
     child.exit()
     a.comes_to(shmid, 1)
-    assert a.stat(shmid)["lpid"] == 0  # one that never called is not known by its pid
+    assert a.stat(shmid)["lpid"] == 0  # one that never said a word is not known by its pid
 
 
 @pytest.mark.parametrize("how", ["exit", "kill", "detach"])
