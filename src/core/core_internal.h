@@ -106,8 +106,8 @@ struct segment {
     struct op *waiters;          /* wait for that */
     struct op *stats;            /* wait for figures of importers */
     bool memory_pending, doomed; /* doomed: removed while memory was being made */
-    bool tokened;
-    UT_hash_handle hh; /* by r.token, if tokened */
+    bool tokened;                /* it is in core.by_token */
+    struct segment *next_token;  /* of its chain */
     struct timer release;
 };
 
@@ -214,7 +214,7 @@ struct core {
     struct segment **segment;   /* by slot */
     struct queue free, resting; /* slots; resting: their ids would begin anew too early */
     int64_t rested;             /* when `resting` was last looked through */
-    struct segment *by_token;
+    struct segment **by_token;  /* as many chains as there are slots */
     struct import *imports;
     struct client *clients;
     struct user *users;

@@ -30,32 +30,42 @@ int segment_find(const struct core *core, int32_t shmid, struct segment **out)
     return EINVAL;
 }
 
+static struct segment **token_chain(const struct core *core, uint64_t token)
+{
+    return &core->by_token[(token * 0x9e3779b97f4a7c15ULL >> 32) % core->params.slots];
+}
+
+/* @return the place that points to the segment, or the chain's end. */
+static struct segment **token_place(const struct core *core, uint64_t token)
+{
+    struct segment **at = token_chain(core, token);
+
+    while (*at && (*at)->r.token != token)
+        at = &(*at)->next_token;
+    return at;
+}
+
 struct segment *segment_by_token(const struct core *core, uint64_t token, uint32_t uid)
 {
-    struct segment *seg = NULL;
+    struct segment *seg = token ? *token_place(core, token) : NULL;
 
-    if (token)
-        HASH_FIND(hh, core->by_token, &token, sizeof(token), seg);
     return seg && seg->r.cuid == uid && seg->state != FABRIC_REC_DEST ? seg : NULL;
 }
 
 static void token_add(struct core *core, struct segment *seg)
 {
-    struct segment *other = NULL;
+    struct segment **end = token_place(core, seg->r.token);
 
-    if (!seg->r.token)
-        return;
-    HASH_FIND(hh, core->by_token, &seg->r.token, sizeof(seg->r.token), other);
-    if (other)
+    if (!seg->r.token || *end)
         return; /* whoever uses a token twice finds the first */
-    HASH_ADD(hh, core->by_token, r.token, sizeof(seg->r.token), seg);
-    seg->tokened = seg->hh.tbl != NULL; /* without memory for it, a repeated request makes a second segment */
+    *end = seg;
+    seg->tokened = true;
 }
 
 static void token_del(struct core *core, struct segment *seg)
 {
     if (seg->tokened)
-        HASH_DELETE(hh, core->by_token, seg);
+        *token_place(core, seg->r.token) = seg->next_token;
     seg->tokened = false;
 }
 

@@ -29,7 +29,8 @@ static uint32_t queue_pop(struct core *core, struct queue *queue)
 int slots_init(struct core *core)
 {
     core->segment = calloc(core->params.slots, sizeof(struct segment *));
-    if (!core->segment || queue_init(&core->free, core->params.slots) != 0 ||
+    core->by_token = calloc(core->params.slots, sizeof(struct segment *));
+    if (!core->segment || !core->by_token || queue_init(&core->free, core->params.slots) != 0 ||
         queue_init(&core->resting, core->params.slots) != 0)
         return ENOMEM;
     for (uint32_t slot = 0; slot < core->params.slots; slot++)
@@ -40,6 +41,7 @@ int slots_init(struct core *core)
 void slots_deinit(struct core *core)
 {
     free(core->segment);
+    free(core->by_token);
     free(core->free.slot);
     free(core->resting.slot);
 }

@@ -29,29 +29,6 @@
 #define REVOKE_MAX  (16u << 20) /* revoked in the loop */
 #define REVOKE_WAIT 100u        /* ms that the loop waits for a larger revocation */
 
-struct local_memory *local_memory_find(struct local *l, int32_t shmid)
-{
-    struct local_memory *m;
-
-    HASH_FIND(hh, l->driver.table, &shmid, sizeof(shmid), m);
-    return m;
-}
-
-struct local_memory *local_memory_new(struct local *l, int32_t shmid, bool import, int rw, int ro, uint64_t size)
-{
-    struct local_memory *m = calloc(1, sizeof(*m));
-
-    if (!m)
-        return NULL;
-    *m = (struct local_memory){.shmid = shmid, .import = import, .rw = rw, .ro = ro, .size = size};
-    HASH_ADD(hh, l->driver.table, shmid, sizeof(m->shmid), m);
-    if (!m->hh.tbl) {
-        free(m);
-        return NULL;
-    }
-    return m;
-}
-
 static void memory_unlock(struct local *l, struct local_memory *m)
 {
     if (!m->locked)
@@ -66,7 +43,7 @@ static void memory_unlock(struct local *l, struct local_memory *m)
 struct local_memory *local_memory_free(struct local *l, struct local_memory *m)
 {
     memory_unlock(l, m);
-    HASH_DEL(l->driver.table, m);
+    local_table_remove(&l->driver.table, m);
     if (!m->pending && m->import) {
         if (m->rw >= 0)
             l->events->unkeep(l->ctx, KEEP_IMPORT, (uint64_t)m->shmid);
@@ -275,7 +252,8 @@ void local_driver_sweep(struct local *l)
 {
     struct local_memory *m, *next;
 
-    HASH_ITER (hh, l->driver.table, m, next) {
+    for (m = local_table_next(&l->driver.table, NULL); m; m = next) {
+        next = local_table_next(&l->driver.table, m);
         if (m->rw < 0 || (m->import && m->ro < 0))
             local_memory_free(l, m);
     }
@@ -286,7 +264,8 @@ void local_driver_drop_all(struct local *l)
 {
     struct local_memory *m, *next;
 
-    HASH_ITER (hh, l->driver.table, m, next) {
+    for (m = local_table_next(&l->driver.table, NULL); m; m = next) {
+        next = local_table_next(&l->driver.table, m);
         if (m->pending && m->serial)
             (void)local_workers_cancel(&l->driver.workers, m->serial);
         else if (!m->import && m->rw >= 0)
@@ -444,27 +423,27 @@ void local_driver_deinit(struct local *l)
     if (!l->driver.ring.ring)
         return;
     local_ring_stop(&l->driver.ring);
-    HASH_ITER (hh, l->driver.table, m, next) {
+    for (m = local_table_next(&l->driver.table, NULL); m; m = next) {
+        next = local_table_next(&l->driver.table, m);
         memory_unlock(l, m);
-        HASH_DEL(l->driver.table, m);
+        local_table_remove(&l->driver.table, m);
         close_fd(m->rw);
         close_fd(m->ro);
         free(m);
     }
+    local_table_deinit(&l->driver.table);
     local_workers_deinit(&l->driver.workers);
     local_ring_deinit(&l->driver.ring);
 }
 
 void local_driver_dump(struct local *l, FILE *out)
 {
-    struct local_memory *m, *next;
+    struct local_memory *m;
 
-    fprintf(out, "memory: %u, jobs: %u, still to reserve: %" PRIu64 " bytes, events: %u of %u\n",
-            HASH_COUNT(l->driver.table), local_workers_jobs(&l->driver.workers),
-            local_workers_reserving(&l->driver.workers), local_ring_pending(&l->driver.ring),
-            DRIVER_RING_SLOTS(l->driver.ring.pages));
-    HASH_ITER (hh, l->driver.table, m, next) {
+    fprintf(out, "memory: %u, jobs: %u, still to reserve: %" PRIu64 " bytes, events: %u of %u\n", l->driver.table.count,
+            local_workers_jobs(&l->driver.workers), local_workers_reserving(&l->driver.workers),
+            local_ring_pending(&l->driver.ring), DRIVER_RING_SLOTS(l->driver.ring.pages));
+    for (m = local_table_next(&l->driver.table, NULL); m; m = local_table_next(&l->driver.table, m))
         fprintf(out, "  segment %d: %s, %" PRIu64 " bytes%s%s\n", m->shmid, m->import ? "import" : "own", m->size,
                 m->pending ? ", being reserved" : "", m->locked ? ", locked" : "");
-    }
 }

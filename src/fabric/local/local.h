@@ -7,7 +7,7 @@
  *   door.c     the datagram socket, descriptors      message.c  queues, rings
  *   driver.c   memory: the table of memfds           create.c   making a segment
  *   ring.c     the event ring                        worker.c   what takes long: reserve, free, lock
- *   room.c     how much memory may still be reserved
+ *   room.c     how much memory may still be reserved  table.c  memory by shmid
  *
  * One struct local is one member; any number of them live in one process. Threads: the daemon's loop calls all of
  * struct fabric_ops; heartbeat, watch and workers touch only what is said to be theirs below, and never call up.
@@ -118,8 +118,14 @@ int local_reserve(int fd, uint64_t offset, uint64_t len);
 
 struct local_memory; /* one segment: own, or an import */
 
+/* table.c: by shmid */
+struct local_table {
+    struct local_memory **chain;
+    uint32_t chains, count; /* chains: 0 or a power of two */
+};
+
 struct local_driver {
-    struct local_memory *table; /* by shmid; the daemon's loop only */
+    struct local_table table; /* the daemon's loop only */
     uint64_t granule;
     uint64_t room, room_ms; /* what local_room() said, less what was made since; and when it did */
     struct local_ring ring;

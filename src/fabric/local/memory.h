@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The table of memory, shared by driver.c, which keeps it, and create.c. */
+/* The table of memory (table.c), shared by driver.c, which keeps it, and create.c. */
 #ifndef CLSHM_FABRIC_LOCAL_MEMORY_H
 #define CLSHM_FABRIC_LOCAL_MEMORY_H
 
 #include "src/fabric/local/local.h"
-
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
 
 #define LOCAL_SEALS (F_SEAL_GROW | F_SEAL_SEAL) /* not against shrinking: that is how memory is revoked */
 
@@ -18,8 +15,13 @@ struct local_memory {
     uint64_t serial; /* of the job that reserves it */
     void *locked;    /* mapping that keeps it in memory */
     uint64_t lock_serial;
-    UT_hash_handle hh;
+    struct local_memory *next; /* of its chain */
 };
+
+/* Of all in the table the one after @m, the first if that is NULL. Removing others than it meanwhile does no harm. */
+struct local_memory *local_table_next(const struct local_table *table, const struct local_memory *m);
+void local_table_remove(struct local_table *table, struct local_memory *m);
+void local_table_deinit(struct local_table *table);
 
 struct local_memory *local_memory_find(struct local *l, int32_t shmid);
 /* @return NULL: memory is short. The descriptors become its own, then. */
