@@ -296,7 +296,11 @@ class Partition:
         return [*enter, *become(self.user if user is None else user), *map(str, command)]
 
     def environment(self, **more):
-        return self.fabric.environment(**{"CLSHM_SOCKET": self.socket, "CLSHM_DAEMON_UID": self.uid, **more})
+        """Of programs. Their leaks are not looked for: they end at any point, and the sanitizer's own search hangs where a
+        process may not be traced (it changed its user, or is in a namespace)."""
+        sanitizer = ":".join(filter(None, (os.environ.get("ASAN_OPTIONS"), "detect_leaks=0")))
+        return self.fabric.environment(**{"CLSHM_SOCKET": self.socket, "CLSHM_DAEMON_UID": self.uid,
+                                          "ASAN_OPTIONS": sanitizer, **more})
 
     def process(self, user=None, **env):
         """A program under test."""
@@ -327,7 +331,7 @@ class Partition:
                               "--socket", self.socket, *self.arguments)
         with open(self.log_path, "ab") as log:
             self.daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                           env=self.environment(NOTIFY_SOCKET=path))
+                                           env=self.fabric.environment(NOTIFY_SOCKET=path))
         try:
             if check:
                 wait_until(lambda: self._ready(notify), what=f"partition {self.name} is ready")
