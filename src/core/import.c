@@ -214,6 +214,8 @@ static void imported(struct core *core, uint32_t from, const struct fabric_msg *
             return;
         }
         imp->tries = 0;
+        if (imp->stat.word & FABRIC_GEN_MARKED) /* a restart has made grants of idle entries, as for any segment */
+            target_end_unused(core, &imp->t);
         import_serve(core, imp);
     }
 }

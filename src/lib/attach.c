@@ -271,11 +271,13 @@ static int place(uintptr_t *addr, int flags)
 }
 
 /* An attachment failed with @error. An entry that was never attached tells a daemon that restarts nothing, so that
- * a grant for it must not be relied upon: it goes. */
-static void give_up(uint32_t e, int error)
+ * a grant for it must not be relied upon: it goes. A daemon that was @met anew meanwhile may have found the count in our
+ * page as it started, and made a grant of it, although it refuses us. */
+static void give_up(uint32_t e, int error, bool met)
 {
     struct entry *x = &lib.entries.entry[e];
     entries_undo(&lib.entries, e);
+    x->granted |= met;
     if (x->count == 0 && !x->granted)
         entries_release(&lib.entries, e);
     else if (x->count == 0 && error != EIO && lib.entries.page && lib.entries.page[e].attaches == 0)
@@ -298,11 +300,12 @@ static int attach(int shmid, uintptr_t addr, int flags, uintptr_t *out)
         return error;
     if (!lib.entries.page)
         return EIO;
+    uint32_t hellos = lib.hellos;
     entries_attach(&lib.entries, e, now());
     error = map_entry(e, addr, flags, out);
     if (error == 0)
         return 0;
-    give_up(e, error);
+    give_up(e, error, lib.hellos != hellos);
     return error;
 }
 

@@ -42,6 +42,7 @@ struct lib {
     bool missing;                 /* the last attempt to connect failed: the next one does not wait */
     bool stale;                   /* the daemon does not know our page any more: the next HELLO begins anew */
     bool in_debt;                 /* some entry is owed a message (pay_debts()) */
+    uint32_t hellos;              /* answered so far */
     struct clshmd_hello_reply geo;
     struct mapping page; /* entries.page is NULL while it is an ancestor's */
     struct mapping gens, life;

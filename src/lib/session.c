@@ -207,6 +207,7 @@ static int hello(uint64_t deadline)
     int fds[3] = {-1, -1, -1};
     unsigned n = new_page ? 3 : 2;
     int error = conn_hello(&lib.conn, 0, new_page ? 0 : lib.token, &reply, fds, &n, left(deadline));
+    lib.hellos += error == 0;
     if (error == 0)
         error = adopt(&reply, fds, new_page, deadline);
     for (unsigned i = 0; i < 3; i++)

@@ -121,6 +121,12 @@ static void op_unclaim(void *ctx, uint32_t slot)
 
 /* ------------------------------------------------------------------ records and words */
 
+static void point(const struct world *w)
+{
+    if (w->point)
+        w->point(w->ctx);
+}
+
 static struct fabric_record *op_record(void *ctx, uint32_t slot, bool allocate)
 {
     struct world_part *p = ctx;
@@ -133,6 +139,7 @@ static void op_gen_store(void *ctx, uint32_t slot, uint32_t word)
 {
     struct world_part *p = ctx;
 
+    point(p->world);
     p->gen[slot] = word;
 }
 
@@ -140,6 +147,7 @@ static uint32_t op_gen_load(void *ctx, uint32_t slot)
 {
     struct world_part *p = ctx;
 
+    point(p->world);
     return p->gen[slot];
 }
 
@@ -147,6 +155,7 @@ static uint32_t op_peer_gen(void *ctx, uint32_t part, uint32_t slot)
 {
     struct world_part *p = ctx;
 
+    point(p->world);
     return p->world->part[part].gen[slot];
 }
 
@@ -267,7 +276,10 @@ static bool op_entry(void *ctx, uint32_t client, uint32_t entry, struct clshmd_e
 
     if (client >= WORLD_CLIENTS || !p->page[client] || entry >= WORLD_ENTRIES)
         return false;
-    *out = p->entry[client][entry];
+    for (size_t i = 0; i < sizeof(*out) / 8; i++) { /* as pread(2) may */
+        point(p->world);
+        memcpy((char *)out + 8 * i, (const char *)&p->entry[client][entry] + 8 * i, 8);
+    }
     return true;
 }
 

@@ -106,6 +106,7 @@ struct world {
     /* @serial of own memory (@how 'd'estroyed), or of an import (d'r'opped, re'v'oked). */
     void (*memory_gone)(void *ctx, uint32_t part, int32_t shmid, uint64_t serial, char how);
     void (*sent)(void *ctx, uint32_t from, uint32_t to, const struct fabric_msg *msg);
+    void (*point)(void *ctx); /* before each access to a word that another process shares */
 
     uint64_t now_ms;
     int64_t now_s;
