@@ -14,25 +14,24 @@ RUN = clshm.ROOT / "demo/run"
 
 
 def start(fabric, user, **more):
-    env = fabric.environment(CLSHM_BUILD=clshm.BUILD, **more)
+    env = fabric.environment(CLSHM_BUILD=clshm.BUILD, CLSHM_DEMO_DIR=fabric.home, **more)
     return subprocess.Popen([*clshm.become(user), str(RUN)], env=env, text=True, stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def leftovers():
-    return {name for name in os.listdir("/dev/shm") if name.startswith("clshm-demo")}
+def leftovers(fabric):
+    return [name for name in os.listdir(fabric.home) if name.startswith("clshm-demo")]
 
 
 @pytest.mark.timeout(120)
 def test_demo(fabric, kind):
-    before = leftovers()
     begin = time.monotonic()
     demo = start(fabric, clshm.USER if kind == "user" and clshm.IS_ROOT else None)
     out, _ = demo.communicate(timeout=100)
     assert demo.returncode == 0, out
     assert time.monotonic() - begin < 60
     assert not clshm.marked(fabric.mark)
-    assert leftovers() <= before
+    assert not leftovers(fabric)
 
 
 @pytest.mark.timeout(60)
@@ -52,7 +51,6 @@ def test_demo_of_a_given_file(fabric, tmp_path):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_demo_interrupted(fabric, sig):
-    before = leftovers()
     demo = start(fabric, None)
     while "agree" not in demo.stdout.readline():
         assert demo.poll() is None
@@ -61,4 +59,4 @@ def test_demo_interrupted(fabric, sig):
     assert demo.returncode != 0
     wait_until(lambda: not clshm.marked(fabric.mark), what="all processes of the demo end")
     if sig != signal.SIGKILL:
-        assert leftovers() <= before
+        assert not leftovers(fabric)
