@@ -12,6 +12,7 @@ what is left over, anywhere, ends it, and fails the test. Nothing waits by sleep
 every few milliseconds up to a limit, and where the kernel tells (a pidfd, a socket) that is waited for.
 """
 
+import atexit
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("CLSHM_BUILD", ROOT / "build")).resolve()
+BUILD_TREE = BUILD
 IS_ROOT = os.geteuid() == 0
 USER = 12345  # nobody's; tests as root use it and those after it
 LIMIT = 20.0  # seconds; for what takes milliseconds on an idle machine
@@ -51,6 +53,22 @@ def wait_until(condition, limit=LIMIT, what=None):
         if time.monotonic() > end:
             raise AssertionError(f"not within {limit} s: {what or condition.__doc__ or 'the condition'}")
         time.sleep(0.003)
+
+
+def publish():
+    """As root: copy the programs to where an unprivileged user reaches them, unless the build tree is such a place."""
+    global ROOT, BUILD  # pylint: disable=global-statement
+    paths = (str(ROOT / "demo/run"), str(BUILD / "src/daemon/clshmd"))
+    if not IS_ROOT or all(subprocess.run([*become(USER), "test", "-x", path], check=False).returncode == 0 for path in paths):
+        return
+    public = Path(tempfile.mkdtemp(prefix="clshm-public-"))
+    atexit.register(shutil.rmtree, public)
+    public.chmod(0o755)
+    for directory in ("tests/system", "demo", "src/daemon", "src/tools", "src/lib"):
+        shutil.copytree(BUILD / directory, public / "build" / directory, symlinks=True,
+                        ignore=shutil.ignore_patterns("*.p", "*.a"))
+    shutil.copytree(ROOT / "demo", public / "demo")
+    ROOT, BUILD = public, public / "build"
 
 
 def binary(name, build=None):

@@ -10,12 +10,10 @@ import clshm
 import pytest
 from clshm import wait_until
 
-RUN = clshm.ROOT / "demo/run"
-
 
 def start(fabric, user, **more):
     env = fabric.environment(CLSHM_BUILD=clshm.BUILD, CLSHM_DEMO_DIR=fabric.home, **more)
-    return subprocess.Popen([*clshm.become(user), str(RUN)], env=env, text=True, stdin=subprocess.DEVNULL,
+    return subprocess.Popen([*clshm.become(user), str(clshm.ROOT / "demo/run")], env=env, text=True, stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 

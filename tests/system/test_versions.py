@@ -11,15 +11,15 @@ PAGE = 4096
 
 
 @pytest.fixture(scope="session")
-def build_of():
+def build_of(pytestconfig):
     """The build directory of a daemon, library or fabric that claims another version. Kept in the build tree, so that
     the next run only looks whether it is up to date."""
     def make(**versions):
         name = "-".join(f"{piece}-{version}" for piece, version in sorted(versions.items()))
-        directory = clshm.BUILD / "versions" / name
+        directory = clshm.BUILD_TREE / "versions" / name
         options = [f"-D{piece}_version={version}" for piece, version in versions.items()]
         if not (directory / "build.ninja").exists():
-            run("meson", "setup", "--buildtype=debug", "-Dman=false", "-Dtests=false", *options, directory, clshm.ROOT)
+            run("meson", "setup", "--buildtype=debug", "-Dman=false", "-Dtests=false", *options, directory, pytestconfig.rootpath.parents[1])
         run("ninja", "-C", directory, "-j2", "src/daemon/clshmd", "src/lib/libclshm.so.1.0.0")
         return directory
 
