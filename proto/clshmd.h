@@ -151,12 +151,14 @@ struct clshmd_open {
     uint32_t entry;  /* of the client page; its shmid is set and its count already holds this attachment */
     uint32_t reserved;
 };
+#define CLSHMD_HUGE_SHIFT 0xffu  /* log2 of a page size at a multiple of which mapping pays; 0: none */
+#define CLSHMD_HUGE_POOL  0x100u /* the memory has such pages; else madvise(2) may give it some */
 struct clshmd_open_reply {
     uint64_t size;
     uint32_t word;        /* generation word, to compare before the descriptor is used again */
     uint32_t incarnation; /* of the home, to compare with gens_head.home */
     int32_t key;
-    uint32_t reserved;
+    uint32_t huge; /* CLSHMD_HUGE_* */
 };
 
 /* DETACHED: the client's count of a marked segment went down. No payload in the answer. */

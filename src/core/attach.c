@@ -221,7 +221,9 @@ void open_decide(struct core *core, struct op *op, struct target *target, const 
         .key = stat->key,
     };
     int error = core_perm_allows(stat, &op->cred, want, stranger) ? 0 : EACCES;
+    bool pool;
 
+    reply.huge = core_huge(core, target->shmid, &pool) | (pool ? CLSHMD_HUGE_POOL : 0);
     if (!error)
         error = open_grant(core, op, target, prot);
     if (error)

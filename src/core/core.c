@@ -138,6 +138,12 @@ void core_set_hostname(struct core *core, const char *hostname)
     memcpy(core->hostname, hostname, strnlen(hostname, FABRIC_HOSTNAME_MAX - 1));
 }
 
+uint32_t core_huge(const struct core *core, int32_t shmid, bool *pool)
+{
+    *pool = false;
+    return core->ops->memory_huge ? core->ops->memory_huge(core->ctx, shmid, pool) : 0;
+}
+
 void core_set_limits(struct core *core, const struct core_limits *limits)
 {
     core->params.limits = *limits;

@@ -114,6 +114,8 @@ struct core_ops {
     void (*memory_revoke)(void *ctx, int32_t shmid);
     bool (*memory_has)(void *ctx, int32_t shmid);
     int (*memory_lock)(void *ctx, int32_t shmid, bool lock);
+    /* log2 of the huge pages that it has (@pool) or may have, 0: none. NULL: there are no huge pages. */
+    uint32_t (*memory_huge)(void *ctx, int32_t shmid, bool *pool);
 
     /* Copy of a client's entry; false when the page has no such entry. */
     bool (*entry)(void *ctx, uint32_t client, uint32_t entry, struct clshmd_entry *out);

@@ -256,6 +256,8 @@ void op_done(struct core *core, struct op *op, int error, const void *payload, s
 void op_done_grant(struct core *core, struct op *op, const struct clshmd_open_reply *reply, int32_t shmid,
                    uint32_t prot);
 void op_done_stat(struct core *core, struct op *op, int error, int32_t shmid, const struct fabric_stat *stat);
+/* log2 of its huge pages, 0: none; whether they are of the pool. */
+uint32_t core_huge(const struct core *core, int32_t shmid, bool *pool);
 void op_drop(struct core *core, struct op *op);    /* no answer */
 void op_abandon(struct core *core, struct op *op); /* nobody waits for it: drop it, or let it end what it makes */
 void op_wait_peer(struct core *core, struct op *op, uint32_t part); /* op->msg is filled: send it */

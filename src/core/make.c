@@ -127,6 +127,7 @@ static void memory_made(struct core *core, struct segment *seg, int error)
 {
     struct core_found found = {0};
     struct op *op = seg->maker;
+    bool pool;
 
     seg->memory_pending = false;
     if (error) {
@@ -136,6 +137,8 @@ static void memory_made(struct core *core, struct segment *seg, int error)
     }
     if (seg->state == FABRIC_REC_RESERVED)
         reserved_fill(seg, op);
+    (void)core_huge(core, seg->t.shmid, &pool);
+    seg->r.flags |= pool ? FABRIC_SEG_HUGE : 0;
     seg->r.ctime = core->now_s;
     if (seg->state == FABRIC_REC_RESERVED || seg->r.flags & FABRIC_SEG_PRIVATE) {
         made(core, seg);

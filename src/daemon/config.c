@@ -25,6 +25,7 @@ enum config_type {
     TYPE_SIZE,   /* uint64_t, with a unit */
     TYPE_RING,
     TYPE_TIMEOUT,
+    TYPE_HUGE,
     TYPE_LEVEL,
 };
 
@@ -53,6 +54,8 @@ static const struct config_key config_keys[] = {
     LIMIT("max-clients-uid", TYPE_NUMBER, max_clients_uid),
     {"driver", "maxdpgs", TYPE_RING, 0},
     {"driver", "timeout", TYPE_TIMEOUT, 0},
+    {"driver", "huge", TYPE_HUGE, 0},
+    {"driver", "huge-min", TYPE_SIZE, offsetof(struct config, huge_min)},
     {"log", "level", TYPE_LEVEL, 0},
 };
 #define CONFIG_KEYS (sizeof(config_keys) / sizeof(config_keys[0]))
@@ -82,6 +85,7 @@ void config_init(struct config *config)
     };
     config->maxdpgs = DRIVER_RING_PAGES_DEFAULT;
     config->timeout_ms = 1000;
+    config->huge_min = 2u << 20;
     config->log_level = LOG_LEVEL_INFO;
 }
 
@@ -142,6 +146,19 @@ static bool parse_range(const char *text, uint64_t low, uint64_t high, uint64_t 
     return parse_number(text, false, out) && *out >= low && *out <= high;
 }
 
+static bool parse_huge(const char *text, enum fabric_huge *out)
+{
+    static const char *const names[] = {
+        [FABRIC_HUGE_AUTO] = "auto", [FABRIC_HUGE_NEVER] = "never", [FABRIC_HUGE_ALWAYS] = "always"};
+
+    for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strcmp(text, names[i]) == 0) {
+            *out = (enum fabric_huge)i;
+            return true;
+        }
+    return false;
+}
+
 /* @return NULL, or what was expected. */
 static const char *set_value(struct config *c, const struct config_key *key, const char *value)
 {
@@ -180,6 +197,8 @@ static const char *set_value(struct config *c, const struct config_key *key, con
             return "milliseconds, 10 to 60000; 0: never";
         c->timeout_ms = (uint32_t)n;
         return NULL;
+    case TYPE_HUGE:
+        return parse_huge(value, &c->huge) ? NULL : "auto, never or always";
     case TYPE_LEVEL:
         c->log_level = log_level_parse(value);
         return c->log_level < 0 ? "error, warning, info or debug" : NULL;

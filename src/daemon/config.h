@@ -6,7 +6,7 @@
  *     [fabric]  path = NAME or DIRECTORY   uids = same|squash   id = 0..63
  *     [limits]  maxpgs, max-segments, max-size, max-segments-uid, max-bytes-uid, max-keys-uid, max-attachments-uid,
  *               max-clients-uid = number; 0: no limit
- *     [driver]  maxdpgs = 1..1024   timeout = ms
+ *     [driver]  maxdpgs = 1..1024   timeout = ms   huge = auto|never|always   huge-min = size
  *     [log]     level = error|warning|info|debug
  */
 #ifndef CLSHM_DAEMON_CONFIG_H
@@ -17,6 +17,7 @@
 #include <stdio.h>
 
 #include "src/core/core.h"
+#include "src/fabric/ops.h"
 
 #define CONFIG_TIMEOUT_MIN 10u
 #define CONFIG_TIMEOUT_MAX 60000u
@@ -31,6 +32,8 @@ struct config {
     bool maxpgs_given;
     uint32_t maxdpgs;
     uint32_t timeout_ms; /* 0: off */
+    enum fabric_huge huge;
+    uint64_t huge_min;
     int log_level;
 };
 

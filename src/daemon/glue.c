@@ -94,6 +94,12 @@ static int glue_memory_lock(void *ctx, int32_t shmid, bool lock)
     return d->ops->lock(d->fabric, shmid, lock);
 }
 
+static uint32_t glue_memory_huge(void *ctx, int32_t shmid, bool *pool)
+{
+    struct daemon *d = ctx;
+    return d->ops->huge ? d->ops->huge(d->fabric, shmid, pool) : 0;
+}
+
 static bool glue_entry(void *ctx, uint32_t client, uint32_t entry, struct clshmd_entry *out)
 {
     return client_entry(ctx, client, entry, out);
@@ -127,6 +133,7 @@ const struct core_ops glue_core_ops = {
     .memory_revoke = glue_memory_revoke,
     .memory_has = glue_memory_has,
     .memory_lock = glue_memory_lock,
+    .memory_huge = glue_memory_huge,
     .entry = glue_entry,
     .reply = glue_reply,
     .send = glue_send,

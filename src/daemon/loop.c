@@ -215,6 +215,8 @@ static int open_fabric(struct daemon *d)
                                    .part = d->config.part,
                                    .ring_pages = d->config.maxdpgs,
                                    .squash = d->config.squash,
+                                   .huge = d->config.huge,
+                                   .huge_min = d->config.huge_min,
                                    .events = &glue_fabric_events,
                                    .ctx = d};
     int error = d->ops->open(&config, &d->fabric);

@@ -46,12 +46,20 @@ struct fabric_events {
     void (*unkeep)(void *ctx, enum keep_kind kind, uint64_t id);
 };
 
+enum fabric_huge {
+    FABRIC_HUGE_AUTO = 0, /* transparent ones where the kernel allows them */
+    FABRIC_HUGE_NEVER = 1,
+    FABRIC_HUGE_ALWAYS = 2, /* as AUTO; and those of the pool where the size is a multiple of them */
+};
+
 struct fabric_config {
     const char *path;      /* the fabric's directory, device or backing file */
     const char *partition; /* name of this partition */
     int part;              /* its id; -1: the one that this name had before, else a free one */
     uint32_t ring_pages;   /* maxdpgs */
     bool squash;
+    enum fabric_huge huge;
+    uint64_t huge_min; /* bytes; smaller segments are not given huge pages that nobody asked for */
     const struct fabric_events *events;
     void *ctx;
 };
@@ -125,6 +133,8 @@ struct fabric_ops {
     void (*revoke)(struct fabric *f, int32_t shmid);  /* import */
     bool (*has)(struct fabric *f, int32_t shmid);
     int (*lock)(struct fabric *f, int32_t shmid, bool lock);
+    /* log2 of the huge pages that this memory has (@pool) or may be given by the kernel; 0: none */
+    uint32_t (*huge)(struct fabric *f, int32_t shmid, bool *pool);
     int (*node)(struct fabric *f, int32_t shmid); /* NUMA node of all its pages, -1: several or none */
     int (*resize_ring)(struct fabric *f, uint32_t pages);
     char *(*dump)(struct fabric *f); /* text for dump_drv_state; the caller frees it */

@@ -137,6 +137,7 @@ static int ask(uint32_t e, uint32_t access, struct grant *out)
     }
     *out = (struct grant){.fd = fd,
                           .entry = e,
+                          .huge = (uint16_t)reply.huge,
                           .word = reply.word,
                           .incarnation = reply.incarnation,
                           .size = reply.size,
@@ -158,10 +159,22 @@ static int ask_firmly(uint32_t e, uint32_t access, struct grant *out)
 
 /* ------------------------------------------------------------------ mapping */
 
-/* A place of @size bytes that begins at a multiple of the granule, when that is more than a page. */
-static void *map_aligned(size_t size, int prot, int fd)
+/* To a multiple of what the mapping's address should be: huge pages that the kernel joins are mapped as such only where
+ * file and address fit. Those of the pool it places itself. */
+static size_t alignment(const struct grant *g, size_t size)
 {
-    size_t granule = lib.geo.granule, room;
+    uint32_t shift = g->huge & CLSHMD_HUGE_SHIFT;
+    size_t huge = shift && shift < 40 ? (size_t)1 << shift : 0;
+    bool pool = g->huge & CLSHMD_HUGE_POOL;
+    if (huge <= lib.geo.granule || huge > size || (pool && lib.geo.granule <= (uint32_t)sysconf(_SC_PAGESIZE)))
+        return lib.geo.granule;
+    return huge;
+}
+
+/* A place of @size bytes that begins at a multiple of @granule, when that is more than a page. */
+static void *map_aligned(size_t size, size_t granule, int prot, int fd)
+{
+    size_t room;
     if (__builtin_add_overflow(size, granule, &room)) {
         errno = ENOMEM;
         return MAP_FAILED;
@@ -187,9 +200,10 @@ static int map(const struct grant *g, uintptr_t addr, int flags, size_t size, ui
 {
     int prot = PROT_READ | (flags & SHM_RDONLY ? 0 : PROT_WRITE) | (flags & SHM_EXEC ? PROT_EXEC : 0);
     bool replace = flags & SHM_REMAP;
+    size_t granule = alignment(g, size);
     void *p;
-    if (addr == 0 && !(flags & SHM_RND) && lib.geo.granule > (uint32_t)sysconf(_SC_PAGESIZE))
-        p = map_aligned(size, prot, g->fd);
+    if (addr == 0 && granule > (size_t)sysconf(_SC_PAGESIZE))
+        p = map_aligned(size, granule, prot, g->fd);
     else
         p = mmap((void *)addr, size, prot, MAP_SHARED | (addr ? (replace ? MAP_FIXED : MAP_FIXED_NOREPLACE) : 0), g->fd,
                  0);
@@ -199,6 +213,8 @@ static int map(const struct grant *g, uintptr_t addr, int flags, size_t size, ui
         munmap(p, size);
         return EINVAL;
     }
+    if (g->huge && !(g->huge & CLSHMD_HUGE_POOL) && (uintptr_t)p % granule == 0)
+        (void)madvise(p, size, MADV_HUGEPAGE); /* as good without */
     *out = (uintptr_t)p;
     return 0;
 }

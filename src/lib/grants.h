@@ -14,6 +14,7 @@ struct grant {
     int fd; /* -1: this place is free */
     uint32_t entry;
     uint8_t kind;
+    uint16_t huge;        /* CLSHMD_HUGE_* */
     uint32_t word;        /* valid while the generation word is this */
     uint32_t incarnation; /* and the home this */
     uint64_t size;

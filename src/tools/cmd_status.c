@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "src/tools/clshmctl.h"
+#include "src/tools/machine.h"
 #include "src/tools/parse.h"
 #include "src/tools/table.h"
 #include "src/util/cleanup.h"
@@ -104,6 +105,22 @@ static void print_memory(const struct clshmd_status_reply *s)
                s->granule);
 }
 
+/* What there is of huge pages, and what it would take to have some. */
+static void print_huge(void)
+{
+    struct machine_huge huge;
+    char size[TEXT_SIZE_MAX];
+
+    machine_huge(&huge);
+    if (huge.pages == 0)
+        printf("huge pages  none reserved (vm.nr_hugepages)");
+    else
+        printf("huge pages  %" PRIu64 " of %" PRIu64 " free, of %s each", huge.free, huge.pages,
+               format_size(huge.size, size));
+    printf("; transparent: shmem_enabled %s%s\n", huge.shmem_enabled,
+           huge.transparent ? "" : " (needs advise, within_size or always)");
+}
+
 static int print_text(const struct clshmd_status_reply *s, const struct tool *tool)
 {
     struct row rows[FABRIC_PARTS_MAX];
@@ -125,6 +142,7 @@ static int print_text(const struct clshmd_status_reply *s, const struct tool *to
         printf(" of at most %" PRIu64, s->maxsegs);
     printf(", %" PRIu64 " keys reserved, %" PRIu64 " imported\n", s->reserved_keys, s->imports);
     print_memory(s);
+    print_huge();
     printf("clients     %" PRIu64 " processes, %" PRIu64 " connections, %" PRIu64 " attachments\n\n", s->clients,
            s->connections, s->attachments);
     if (table_choose(&choice, columns, sizeof(columns) / sizeof(columns[0]), COLUMNS) != NULL)
@@ -208,6 +226,15 @@ static json_t *json_memory(const struct clshmd_status_reply *s)
                      "maxpgs", json_limit(s->maxpgs, 1));
 }
 
+static json_t *json_huge(void)
+{
+    struct machine_huge huge;
+
+    machine_huge(&huge);
+    return json_pack("{s:I s:I s:I s:s s:b}", "size", (json_int_t)huge.size, "reserved", (json_int_t)huge.pages, "free",
+                     (json_int_t)huge.free, "shmem_enabled", huge.shmem_enabled, "transparent", huge.transparent);
+}
+
 static json_t *json_clients(const struct clshmd_status_reply *s)
 {
     return json_pack("{s:I s:I s:I}", "processes", (json_int_t)s->clients, "connections", (json_int_t)s->connections,
@@ -219,9 +246,9 @@ static json_t *json_status(const struct clshmd_status_reply *s, const struct too
     json_t *self = json_pack("{s:I s:s s:s}", "id", (json_int_t)s->self, "name", s->part[s->self].name, "socket",
                              tool_socket_path(tool));
 
-    return json_pack("{s:o s:o s:o s:o s:o s:o s:o}", "fabric", json_fabric(s), "partition", self, "daemon",
-                     json_daemon(s), "segments", json_segments(s), "memory", json_memory(s), "clients", json_clients(s),
-                     "partitions", json_parts(s));
+    return json_pack("{s:o s:o s:o s:o s:o s:o s:o s:o}", "fabric", json_fabric(s), "partition", self, "daemon",
+                     json_daemon(s), "segments", json_segments(s), "memory", json_memory(s), "huge_pages", json_huge(),
+                     "clients", json_clients(s), "partitions", json_parts(s));
 }
 
 static int print_json(const struct clshmd_status_reply *s, const struct tool *tool)

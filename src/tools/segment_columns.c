@@ -86,6 +86,11 @@ TABLE_CELL(status)
     return text[0] != '\0' ? strdup(text) : NULL;
 }
 
+TABLE_CELL(huge)
+{
+    return strdup(stat_of(row)->flags & FABRIC_SEG_HUGE ? "yes" : "no");
+}
+
 TABLE_CELL(home)
 {
     return strdup(((const struct segment *)row)->home);
@@ -182,6 +187,7 @@ const struct column segment_columns[] = {
     {"NATTCH", "attachments on all partitions; with ? the last figure of a partition that does not answer",
      SCOLS_FL_RIGHT, SCOLS_JSON_NUMBER, cell_nattch},
     {"STATUS", "dest, locked, autormid, hugetlb, noreserve, reserved", 0, SCOLS_JSON_STRING, cell_status},
+    {"HUGE", "whether all its memory is huge pages of the pool", 0, SCOLS_JSON_BOOLEAN, cell_huge},
     {"PARTITION", "name of the one that hosts it", 0, SCOLS_JSON_STRING, cell_home},
     {"PART", "number of the one that hosts it", SCOLS_FL_RIGHT, SCOLS_JSON_NUMBER, cell_part},
     {"CTIME", "created or changed", 0, SCOLS_JSON_STRING, cell_ctime},

@@ -67,6 +67,8 @@ static void test_all_settings(void **state)
                                "[driver]\n"
                                "maxdpgs = 1024\n"
                                "timeout = 10\n"
+                               "huge = always\n"
+                               "huge-min = 64M\n"
                                "[log]\n"
                                "level = debug"; /* no newline at the end */
     struct config c;
@@ -89,6 +91,8 @@ static void test_all_settings(void **state)
     assert_int_equal(c.limits.max_clients_uid, 15);
     assert_int_equal(c.maxdpgs, 1024);
     assert_int_equal(c.timeout_ms, 10);
+    assert_int_equal(c.huge, FABRIC_HUGE_ALWAYS);
+    assert_int_equal(c.huge_min, 64u << 20);
     assert_int_equal(c.log_level, LOG_LEVEL_DEBUG);
 }
 
@@ -105,6 +109,8 @@ static void test_defaults(void **state)
     assert_string_equal(c.path, "");
     assert_int_equal(c.limits.max_size, 0);
     assert_int_equal(c.maxdpgs, DRIVER_RING_PAGES_DEFAULT);
+    assert_int_equal(c.huge, FABRIC_HUGE_AUTO);
+    assert_int_equal(c.huge_min, 2u << 20);
     assert_true(config_default_maxpgs(4096) > 0);
 }
 
@@ -116,6 +122,7 @@ static void test_mistakes(void **state)
         {"[fabric]\nuids = some\n", "f.conf:2: uids = some: expected same or squash"},
         {"[fabric]\npath = a/b\n", "f.conf:2: path = a/b: expected a fabric's name, or a directory beginning with /"},
         {"[fabric]\npath =\n", "f.conf:2: path = : expected a fabric's name, or a directory beginning with /"},
+        {"[driver]\nhuge = yes\n", "f.conf:2: huge = yes: expected auto, never or always"},
         {"[fabric]\nid = 64\n", "f.conf:2: id = 64: expected a partition's number, 0 to 63"},
         {"[fabric]\nid = -1\n", "f.conf:2: id = -1: expected a partition's number, 0 to 63"},
         {"\n\n[limits]\n\n# x\nmaxpgs = 5k\n", "f.conf:6: maxpgs = 5k: expected a number; 0: no limit"},

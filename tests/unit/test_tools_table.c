@@ -134,8 +134,8 @@ static void test_json(void **state)
 {
     char *text;
     json_t *root, *array, *row;
-    const char *all = "KEY,ID,PERMS,MODE,OWNER,SIZE,NATTCH,STATUS,PARTITION,PART,CTIME,ATIME,DTIME,CPID,LPID,UID,USER,"
-                      "GID,GROUP,CUID,CUSER,CGID,CGROUP,EXACT";
+    const char *all = "KEY,ID,PERMS,MODE,OWNER,SIZE,NATTCH,STATUS,HUGE,PARTITION,PART,CTIME,ATIME,DTIME,CPID,LPID,UID,"
+                      "USER,GID,GROUP,CUID,CUSER,CGID,CGROUP,EXACT";
 
     (void)state;
     assert_int_equal(choice_of(all).n, n_segment_columns);

@@ -97,6 +97,7 @@ static int start_reserve(struct local *l, struct local_memory *m, const struct d
     job->shmid = m->shmid;
     job->size = m->size;
     job->huge = req->flags & DRIVER_CREATE_HUGE;
+    job->advise = !job->huge && local_huge_advise(l, m->size);
     if (job->huge && (1ULL << huge_shift(req->flags)) > LOCAL_SLICE)
         job->slice = 1ULL << huge_shift(req->flags);
     job->fd = fcntl(m->rw, F_DUPFD_CLOEXEC, 0);
@@ -144,8 +145,34 @@ static int reserve(struct local *l, struct local_memory *m, const struct driver_
     return start_reserve(l, m, req);
 }
 
-int local_create(struct fabric *f, const struct driver_create *req)
+/* A memfd for @req, which becomes one for huge pages where the configuration wants them and the pool has enough. */
+static int make_file(const struct local *l, struct driver_create *req, uint64_t size, int *out)
 {
+    CLEANUP_CLOSE int fd = -1;
+    int error;
+
+    if (local_huge_wanted(l, req)) {
+        struct driver_create huge = *req;
+
+        huge.flags |= DRIVER_CREATE_HUGE;
+        if (make_memfd(&huge, size, &fd) == 0 && local_huge_reserve(fd, size)) {
+            *req = huge;
+            *out = steal_fd(&fd);
+            return 0;
+        }
+        fd = close_fd(fd);
+    }
+    error = make_memfd(req, size, &fd);
+    if (!error && req->policy)
+        error = set_policy(fd, size, req->policy, req->nodes);
+    if (!error)
+        *out = steal_fd(&fd);
+    return error;
+}
+
+int local_create(struct fabric *f, const struct driver_create *wanted)
+{
+    struct driver_create request = *wanted, *req = &request;
     struct local *l = to_local(f);
     CLEANUP_CLOSE int fd = -1;
     struct local_memory *m;
@@ -160,9 +187,7 @@ int local_create(struct fabric *f, const struct driver_create *req)
         ((req->flags & DRIVER_CREATE_HUGE) && !round_up(size, 1ULL << huge_shift(req->flags), &size)) ||
         size > INT64_MAX)
         return ENOMEM;
-    error = make_memfd(req, size, &fd);
-    if (!error && req->policy)
-        error = set_policy(fd, size, req->policy, req->nodes);
+    error = make_file(l, req, size, &fd);
     if (error)
         return error;
     m = local_memory_new(l, req->shmid, false, fd, -1, size);

@@ -23,6 +23,7 @@
 
 #include "src/util/cleanup.h"
 #include "src/util/log.h"
+#include "src/util/math.h"
 
 #define DESTROY_MAX (4u << 20)  /* freed in the loop */
 #define FREE_STEPS  4096u       /* slices in which a large one is freed, at the most */
@@ -82,6 +83,9 @@ static uint64_t hand_over(struct local *l, struct local_memory *m, enum local_jo
     job->size = job->done = m->size;
     /* One that was not reserved may be larger than any memory, and mostly a hole. */
     job->slice = m->size / FREE_STEPS > LOCAL_SLICE ? m->size / FREE_STEPS : LOCAL_SLICE;
+    /* Pages of the pool are not cut. */
+    if (m->huge_shift && !round_up(job->slice, 1ULL << m->huge_shift, &job->slice))
+        job->slice = m->size;
     job->fd = fcntl(m->rw, F_DUPFD_CLOEXEC, 0);
     serial = job->fd < 0 ? 0 : local_workers_add(&l->driver.workers, job);
     if (!serial) {
@@ -241,6 +245,7 @@ int local_driver_adopt(struct local *l, enum keep_kind kind, int32_t shmid, int 
         close_fd(fd);
         return ENOMEM;
     }
+    m->huge_shift = (uint8_t)local_huge_shift(fd);
     if (ro)
         m->ro = fd;
     else
@@ -361,10 +366,10 @@ int local_lock(struct fabric *f, int32_t shmid, bool lock)
     return 0;
 }
 
-/* The node of the pages at @offset of @fd; -1: cannot be told. */
-static int node_at(int fd, off_t offset)
+/* The node of the page of @size bytes at @offset of @fd; -1: cannot be told. */
+static int node_at(int fd, off_t offset, off_t size)
 {
-    void *addr = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, offset & ~(off_t)4095);
+    void *addr = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, fd, offset & ~(size - 1));
     int node = -1;
 
     if (addr == MAP_FAILED)
@@ -372,7 +377,7 @@ static int node_at(int fd, off_t offset)
     /* This faults the page in, and answers EFAULT, not SIGBUS, if it was cut off meanwhile. */
     if (get_mempolicy(&node, NULL, 0, addr, MPOL_F_NODE | MPOL_F_ADDR) < 0)
         node = -1;
-    munmap(addr, 4096);
+    munmap(addr, (size_t)size);
     return node;
 }
 
@@ -382,16 +387,17 @@ static int node_at(int fd, off_t offset)
 int local_node(struct fabric *f, int32_t shmid)
 {
     const struct local_memory *m = local_memory_find(to_local(f), shmid);
-    off_t step, offset = 0;
+    off_t step, page, offset = 0;
     int node = -1;
 
     if (!m || m->pending)
         return -1;
-    step = (off_t)(m->size / NODE_SAMPLES) & ~(off_t)4095;
-    step = step ? step : 4096;
+    page = m->huge_shift ? (off_t)1 << m->huge_shift : 4096;
+    step = (off_t)(m->size / NODE_SAMPLES) & ~(page - 1);
+    step = step ? step : page;
     while ((uint64_t)offset < m->size) {
         off_t data = lseek(m->rw, offset, SEEK_DATA);
-        int here = data < 0 ? -1 : node_at(m->rw, data);
+        int here = data < 0 ? -1 : node_at(m->rw, data, page);
 
         if (data < 0)
             break; /* nothing but a hole from here on */
@@ -444,6 +450,6 @@ void local_driver_dump(struct local *l, FILE *out)
             local_workers_jobs(&l->driver.workers), local_workers_reserving(&l->driver.workers),
             local_ring_pending(&l->driver.ring), DRIVER_RING_SLOTS(l->driver.ring.pages));
     for (m = local_table_next(&l->driver.table, NULL); m; m = local_table_next(&l->driver.table, m))
-        fprintf(out, "  segment %d: %s, %" PRIu64 " bytes%s%s\n", m->shmid, m->import ? "import" : "own", m->size,
-                m->pending ? ", being reserved" : "", m->locked ? ", locked" : "");
+        fprintf(out, "  segment %d: %s, %" PRIu64 " bytes%s%s%s\n", m->shmid, m->import ? "import" : "own", m->size,
+                m->pending ? ", being reserved" : "", m->locked ? ", locked" : "", m->huge_shift ? ", huge pages" : "");
 }

@@ -247,6 +247,8 @@ static struct local *local_new(const struct fabric_config *config)
     l->ctx = config->ctx;
     l->want_part = config->part;
     l->squash = config->squash;
+    l->driver.huge = config->huge;
+    l->driver.huge_min = config->huge_min;
     l->dir_fd = l->control_fd = l->gens_rw_fd = l->gens_fd = -1;
     l->life_fd = l->door_fd = l->epoll_fd = l->timer_fd = -1;
     for (uint32_t p = 0; p < FABRIC_PARTS_MAX; p++)
@@ -514,6 +516,7 @@ const struct fabric_ops fabric_local_ops = {
     .revoke = local_revoke,
     .has = local_has,
     .lock = local_lock,
+    .huge = local_huge,
     .node = local_node,
     .resize_ring = local_resize_ring,
     .dump = local_dump,

@@ -7,7 +7,8 @@
  *   door.c     the datagram socket, descriptors      message.c  queues, rings
  *   driver.c   memory: the table of memfds           create.c   making a segment
  *   ring.c     the event ring                        worker.c   what takes long: reserve, free, lock
- *   room.c     how much memory may still be reserved  table.c  memory by shmid
+ *   room.c     how much memory may still be reserved  table.c    memory by shmid
+ *   huge.c     huge pages
  *
  * One struct local is one member; any number of them live in one process. Threads: the daemon's loop calls all of
  * struct fabric_ops; heartbeat, watch and workers touch only what is said to be theirs below, and never call up.
@@ -81,7 +82,8 @@ struct local_job {
     uint64_t serial;
     int status;
     bool cancelled;
-    bool huge;
+    bool huge;   /* pages of the pool */
+    bool advise; /* transparent ones are to be asked for */
 };
 
 #define LOCAL_WORKERS 2u
@@ -127,6 +129,8 @@ struct local_table {
 struct local_driver {
     struct local_table table; /* the daemon's loop only */
     uint64_t granule;
+    enum fabric_huge huge;
+    uint64_t huge_min;
     uint64_t room, room_ms; /* what local_room() said, less what was made since; and when it did */
     struct local_ring ring;
     struct local_workers workers;
@@ -288,6 +292,15 @@ void local_send(struct fabric *f, uint32_t to, const struct fabric_msg *msg);
 /* @return whether something was left for the next time. */
 bool local_receive(struct local *l);
 void local_flush(struct local *l);
+
+/* huge.c: may transparent huge pages be asked for? As local_reserve(), with them. */
+bool local_huge_advise(const struct local *l, uint64_t size);
+int local_huge_populate(int fd, uint64_t offset, uint64_t len);
+/* Would the configuration like pages of the pool for this one? Reserve them. */
+bool local_huge_wanted(const struct local *l, const struct driver_create *req);
+bool local_huge_reserve(int fd, uint64_t size);
+uint32_t local_huge_shift(int fd); /* log2 of its pages if they are of the pool, else 0 */
+uint32_t local_huge(struct fabric *f, int32_t shmid, bool *pool);
 
 /* driver.c */
 int local_driver_init(struct local *l, uint32_t ring_pages);

@@ -10,7 +10,8 @@
 struct local_memory {
     int32_t shmid;
     bool import, pending;
-    int rw, ro; /* ro: imports only */
+    uint8_t huge_shift; /* log2 of its pages, if they are of the pool */
+    int rw, ro;         /* ro: imports only */
     uint64_t size;
     uint64_t serial; /* of the job that reserves it */
     void *locked;    /* mapping that keeps it in memory */

@@ -61,7 +61,12 @@ struct local_memory *local_memory_new(struct local *l, int32_t shmid, bool impor
         free(m);
         return NULL;
     }
-    *m = (struct local_memory){.shmid = shmid, .import = import, .rw = rw, .ro = ro, .size = size};
+    *m = (struct local_memory){.shmid = shmid,
+                               .import = import,
+                               .huge_shift = (uint8_t)local_huge_shift(rw >= 0 ? rw : ro),
+                               .rw = rw,
+                               .ro = ro,
+                               .size = size};
     put(table, m);
     table->count++;
     return m;

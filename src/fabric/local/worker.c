@@ -52,7 +52,14 @@ static void job_undo(struct local_job *job, int status)
 static bool job_reserve(struct local_job *job)
 {
     uint64_t len = slice_of(job, job->size - job->done);
-    int error = !job->huge && local_room() < len ? ENOMEM : local_reserve(job->fd, job->done, len);
+    int error = 0;
+
+    if (!job->huge && local_room() < len)
+        error = ENOMEM;
+    else if (job->advise)
+        error = local_huge_populate(job->fd, job->done, len);
+    else
+        error = local_reserve(job->fd, job->done, len);
 
     if (error) {
         job->done += len; /* a part of the slice may be there */
