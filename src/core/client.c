@@ -147,6 +147,7 @@ void clients_late(struct core *core)
 void core_client_pid(struct core *core, uint32_t id, int32_t pid)
 {
     struct client *client = core_find_client(core, id);
+    bool late = client && client->late;
 
     if (!client)
         return;
@@ -156,7 +157,8 @@ void core_client_pid(struct core *core, uint32_t id, int32_t pid)
         if (client->grant[i])
             client->grant[i]->unborn = false;
     /* A page that its parent filled after a restarted daemon had read it. Short of memory: at its next OPEN. */
-    (void)core_adopt_client(core, client);
+    if (late)
+        (void)core_adopt_client(core, client);
 }
 
 void core_client_disconnected(struct core *core, uint32_t id)

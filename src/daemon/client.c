@@ -205,6 +205,7 @@ static void client_unlink(struct client *client)
 
 static struct client *client_free(struct client *client)
 {
+    sd_event_source_disable_unref(client->exit_io);
     close_fd(client->fd);
     close_fd(client->pidfd);
     free(client);
@@ -283,8 +284,10 @@ int client_new(struct daemon *d, uint32_t uid, int32_t pid, struct client *paren
     CLEANUP_CLOSE int locked = -1;
     int error = client ? new_token(d, &client->token) : ENOMEM;
 
-    if (!error && parent)
+    if (!error && parent) {
         client->pages = parent->pages; /* as many entries as it is to copy */
+        client->parent = parent->token;
+    }
     if (!error)
         error = page_make(client);
     if (!error)
@@ -386,6 +389,7 @@ void client_attach(struct client *client, struct session *c)
 {
     c->client = client;
     client->conns++;
+    client->exit_io = sd_event_source_disable_unref(client->exit_io);
     close_fd(client->pidfd);
     client->pidfd = c->pid > 0 ? (int)syscall(SYS_pidfd_open, c->pid, 0) : -1;
     if (c->pid <= 0 || client->pid == c->pid)
@@ -395,12 +399,36 @@ void client_attach(struct client *client, struct session *c)
     page_head(client, false); /* for listings only: a failure does no harm */
 }
 
+static int on_exit_of(sd_event_source *source, int fd, uint32_t revents, void *ctx)
+{
+    struct client *client = ctx;
+
+    (void)source;
+    (void)fd;
+    (void)revents;
+    client->exit_io = sd_event_source_disable_unref(client->exit_io);
+    client_probe(client); /* still locked: a child of it has the page; the beats look again */
+    return 0;
+}
+
+/* An ending process closes its connection a moment before its mappings are gone. Looking again when it has ended costs
+ * nothing meanwhile; without a descriptor of it the next beat looks. */
+static void watch_exit(struct client *client)
+{
+    if (client->pidfd >= 0 && !client->exit_io &&
+        sd_event_add_io(client->d->event, &client->exit_io, client->pidfd, EPOLLIN, on_exit_of, client) < 0)
+        client->exit_io = NULL;
+}
+
 void client_detach(struct client *client)
 {
     if (--client->conns > 0)
         return;
     core_client_disconnected(client->d->core, client->number);
-    client_probe(client);
+    if (page_is_free(client->fd))
+        client_gone(client);
+    else
+        watch_exit(client);
 }
 
 void client_probe(struct client *client)

@@ -91,10 +91,12 @@ struct client {
     struct daemon *d;
     uint32_t number;
     uint64_t token;
+    uint64_t parent; /* token of the client that forked it, until it connects; 0: none */
     uint32_t uid;
-    int32_t pid; /* 0: not known */
-    int pidfd;   /* of the newest connection's peer; -1: none */
-    int fd;      /* the page, by the description that holds no lock */
+    int32_t pid;              /* 0: not known */
+    int pidfd;                /* of the newest connection's peer; -1: none */
+    sd_event_source *exit_io; /* waits for it to end, when the last connection ended before the page was let go of */
+    int fd;                   /* the page, by the description that holds no lock */
     uint32_t pages;
     uint32_t conns;
     UT_hash_handle hh;          /* by token */
