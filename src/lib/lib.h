@@ -47,6 +47,7 @@ struct lib {
     struct mapping page; /* entries.page is NULL while it is an ancestor's */
     struct mapping gens, life;
     uint64_t token; /* of the page */
+    bool fixed;     /* nobody else can become of this process */
     uid_t uid;
     gid_t gid;
     int n_groups;

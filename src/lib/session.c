@@ -17,10 +17,12 @@
 #include "src/lib/lib.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -275,6 +277,22 @@ static int pay_debts(uint64_t deadline)
 
 /* ------------------------------------------------------------------ connecting */
 
+/* Can this process never become somebody else? Then it holds no id to go back to and no capability to take one; short of
+ * exec(2), which begins anew, only a user namespace of its own, with ids that a privileged helper maps into it, gives it
+ * another: that is noticed at the next message. False once, this may be false for ever. */
+static bool credentials_fixed(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+    uid_t uid[3];
+    gid_t gid[3];
+    if (getresuid(&uid[0], &uid[1], &uid[2]) < 0 || getresgid(&gid[0], &gid[1], &gid[2]) < 0 ||
+        syscall(SYS_capget, &header, data) < 0)
+        return false;
+    return uid[0] == uid[1] && uid[1] == uid[2] && gid[0] == gid[1] && gid[1] == gid[2] &&
+           (data[0].permitted & (1u << CAP_SETUID | 1u << CAP_SETGID)) == 0;
+}
+
 /* The daemon judges rights by the connection's credentials: are they still ours? Notes the present ones. */
 static bool credentials_changed(void)
 {
@@ -289,6 +307,7 @@ static bool credentials_changed(void)
     lib.gid = gid;
     lib.n_groups = n;
     memcpy(lib.groups, now, size);
+    lib.fixed = credentials_fixed();
     return true;
 }
 
@@ -299,6 +318,18 @@ static void heed_credentials(void)
         grants_drop_all(&lib.grants, &lib.entries);
         keys_drop_all(&lib.keys);
     }
+}
+
+/*
+ * The same before a cached descriptor is used, where a system call is dear: none for most processes, else the two ids.
+ * Groups alone are changed by who has CAP_SETGID, and may take them back as he likes: to refuse him what he had a moment
+ * ago would keep nothing from him. Who gives the capability up for good changes an id with it, or is found out at the
+ * next message.
+ */
+static void heed_ids(void)
+{
+    if (!lib.fixed && (geteuid() != lib.uid || getegid() != lib.gid))
+        heed_credentials();
 }
 
 static int open_socket(uint64_t deadline)
@@ -379,7 +410,7 @@ int lib_call(enum clshmd_op op, const void *request, size_t size, void *reply, s
 int lib_ready(void)
 {
     if (lib.joined && lib.entries.page && !lib.stale) {
-        heed_credentials();
+        heed_ids();
         return 0;
     }
     uint64_t deadline = conn_now_ms() + CONN_TIMEOUT_MS;
