@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The calls, on one partition and across three: System V's behaviour, and what clshm adds."""
 
+import os
+
 import clshm
 import pytest
 from clshm import IPC_CREAT, IPC_EXCL, IPC_PRIVATE, SHM_DEST, SHM_RDONLY, SHM_REMAP, SHM_RND, fails
@@ -288,6 +290,42 @@ def test_placement(one):
     fails("EINVAL", a.call, "setpmo", a.ftok(), 1, 99)
     fails("EINVAL", a.call, "setpmo", a.ftok(), 0, 2)
     fails("EINVAL", a.call, "setpmo", a.ftok(), 1 << 62, 2)
+
+
+MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE = 1, 2, 3
+
+
+@pytest.mark.parametrize("policy", [MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE])
+def test_placement_policies(two, policy):
+    a, b = (p.process() for p in two)
+    key = a.ftok()
+    a.call("setpmo", key, 1, policy)
+    a.call("setpmo", key, 1, policy)  # as often as one likes, before the segment is there
+    shmid = b.get(key, 4 * PAGE, 0o600)  # whoever asks first
+    at = b.attach(shmid)
+    b.fill(at, 4 * PAGE, 1)
+    assert a.call("node", shmid) == "/sys/devices/system/node/node0"
+    fails("EINVAL", a.call, "setpmo", key, 1, policy)
+
+
+def test_placement_is_the_homes(two):
+    """Another partition's key cannot be placed, nor one that is nobody's, nor a segment's."""
+    a, b = (p.process() for p in two)
+    fails("EINVAL", b.call, "setpmo", a.ftok(), 1, MPOL_BIND)
+    fails("EINVAL", a.call, "setpmo", 0x7001, 1, MPOL_BIND)
+    a.get(0x7002)
+    fails("EINVAL", a.call, "setpmo", 0x7002, 1, MPOL_BIND)
+    fails("EINVAL", a.call, "setpmo", IPC_PRIVATE, 1, MPOL_BIND)
+
+
+@pytest.mark.skipif(not os.path.exists("/sys/devices/system/node/node1"), reason="needs two NUMA nodes")
+def test_placement_on_the_second_node(one):
+    a = one.process()
+    key = a.ftok()
+    a.call("setpmo", key, 2, MPOL_BIND)
+    shmid = a.get(key, 4 * PAGE, 0o600)
+    a.fill(a.attach(shmid), 4 * PAGE, 1)
+    assert a.call("node", shmid) == "/sys/devices/system/node/node1"
 
 
 def test_ids_are_not_used_again_at_once(one):
