@@ -133,8 +133,24 @@ struct fabric_slot_daemon {
     char hostname[80];                    /* FABRIC_HOSTNAME_MAX used */
     uint32_t ring_head[FABRIC_PARTS_MAX]; /* how far this partition has read the ring from each other one */
     uint64_t extent[FABRIC_EXTENTS_MAX];  /* offset of each record extent from the area's start; 0: not allocated */
-    uint8_t reserved[FABRIC_PAGE - 32 - FABRIC_NAME_MAX - 80 - 4 * FABRIC_PARTS_MAX - 8 * FABRIC_EXTENTS_MAX];
+    uint8_t reserved1[48];
+    uint32_t bell; /* FABRIC_BELL() */
+    uint8_t reserved[FABRIC_PAGE - 84 - FABRIC_NAME_MAX - 80 - 4 * FABRIC_PARTS_MAX - 8 * FABRIC_EXTENTS_MAX];
 };
+
+/*
+ * Must the daemon be woken for a message? count 30 | state 2. The receiver: ASLEEP with a count never used before, look
+ * at the rings once more, sleep; AWAKE again; each store seq_cst. The sender: the message, the tail (seq_cst), then load
+ * the word. AWAKE: it will look by itself. ASLEEP: wake it, once for each count. ALWAYS: it does not say, wake it.
+ */
+enum fabric_bell {
+    FABRIC_BELL_ALWAYS = 0,
+    FABRIC_BELL_ASLEEP = 1,
+    FABRIC_BELL_AWAKE = 2,
+};
+#define FABRIC_BELL(count, state) ((uint32_t)(count) << 2 | (uint32_t)(state))
+#define FABRIC_BELL_STATE(word)   ((word)&3)
+#define FABRIC_BELL_COUNT(word)   ((word) >> 2)
 
 #define FABRIC_SLOT_READY  1u /* the daemon has opened its door and restored its segments */
 #define FABRIC_SLOT_SQUASH 2u /* trusts no other partition's uids */
@@ -374,6 +390,7 @@ static_assert(sizeof(struct fabric_slot_life) == FABRIC_PAGE, "life page");
 static_assert(sizeof(struct fabric_slot_daemon) == FABRIC_PAGE, "daemon page");
 static_assert(offsetof(struct fabric_slot_daemon, ring_head) == 144, "daemon page: ring_head");
 static_assert(offsetof(struct fabric_slot_daemon, extent) == 400, "daemon page: extent");
+static_assert(offsetof(struct fabric_slot_daemon, bell) == 1472, "daemon page: bell, in a cache line of its own");
 static_assert(sizeof(struct fabric_bucket) == 512, "bucket");
 static_assert(sizeof(struct fabric_record) == 192, "record");
 static_assert(offsetof(struct fabric_record, importers) == 80, "record.importers");

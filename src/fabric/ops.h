@@ -123,6 +123,10 @@ struct fabric_ops {
 
     /* messages: queued, sent as the peer makes room; dropped when it dies */
     void (*send)(struct fabric *f, uint32_t to, const struct fabric_msg *msg);
+    /* Take what came without making poll_fd() readable, which peers do not while they know that the loop is awake. With
+     * @sleep it is about to wait: from now on they do. @return whether anything came; then do not wait. NULL: they
+     * always do. */
+    bool (*receive)(struct fabric *f, bool sleep);
 
     /* memory */
     void (*info)(struct fabric *f, struct driver_info *out);
