@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -381,21 +382,83 @@ static void test_keys(void **state)
     assert_int_equal(found.state, CORE_FOUND_NONE);
 }
 
+/* Is @m woken? Messages that come meanwhile stay where they are. */
+static bool woken(const struct member *m)
+{
+    struct pollfd p = {.fd = to_local(m->f)->door_fd, .events = POLLIN};
+
+    return poll(&p, 1, 0) == 1;
+}
+
+static void quiet(struct member *m)
+{
+    while (local_door_drain(to_local(m->f)))
+        continue;
+    assert_false(woken(m));
+}
+
+/* Who is awake is not woken, who sleeps is woken once, who does not say is woken each time. */
+static void test_bell(void **state)
+{
+    (void)state;
+    ping(&a, &b, 1); /* b has not said anything so far */
+    assert_true(woken(&b));
+    quiet(&b);
+    ping(&a, &b, 2);
+    assert_true(woken(&b));
+    quiet(&b);
+    assert_true(OPS.receive(b.f, false));
+    assert_int_equal(b.msgs, 2);
+    ping(&a, &b, 3);
+    ping(&a, &b, 4);
+    assert_false(woken(&b));
+    assert_true(OPS.receive(b.f, true)); /* it must not sleep */
+    assert_int_equal(b.msgs, 4);
+    assert_false(OPS.receive(b.f, true));
+    assert_false(woken(&b));
+    for (uint32_t sleeps = 0; sleeps < 3; sleeps++) {
+        ping(&a, &b, 5);
+        assert_true(woken(&b));
+        quiet(&b);
+        ping(&a, &b, 6); /* it is on its way already */
+        assert_false(woken(&b));
+        assert_true(OPS.receive(b.f, true));
+        assert_int_equal(b.msgs, 6 + 2 * sleeps);
+        assert_false(OPS.receive(b.f, true));
+    }
+}
+
+/* A daemon that ends asleep, after it was woken: the next one is woken again, even if it never sleeps. */
+static void test_bell_after_restart(void **state)
+{
+    (void)state;
+    assert_false(OPS.receive(b.f, true));
+    ping(&a, &b, 1);
+    for (int i = 0; i < 2; i++) {
+        member_close(&b);
+        member_start(&b, "two", -1);
+        member_meet(&a, &b);
+    }
+    assert_false(b.fresh);
+    quiet(&b);
+    ping(&a, &b, 2);
+    assert_true(woken(&b));
+    quiet(&b);
+    (void)OPS.receive(b.f, true);
+    assert_false(OPS.receive(b.f, true));
+    ping(&a, &b, 3);
+    assert_true(woken(&b));
+}
+
 #define MESSAGE_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        MESSAGE_TEST(test_there_and_back),
-        MESSAGE_TEST(test_many),
-        MESSAGE_TEST(test_not_for_the_next),
-        MESSAGE_TEST(test_restart),
-        MESSAGE_TEST(test_memory),
-        MESSAGE_TEST(test_much_memory),
-        MESSAGE_TEST(test_memory_again),
-        MESSAGE_TEST(test_revoke),
-        MESSAGE_TEST(test_revoke_large),
-        MESSAGE_TEST(test_destroy_reaches_importers),
+        MESSAGE_TEST(test_bell),   MESSAGE_TEST(test_bell_after_restart), MESSAGE_TEST(test_there_and_back),
+        MESSAGE_TEST(test_many),   MESSAGE_TEST(test_not_for_the_next),   MESSAGE_TEST(test_restart),
+        MESSAGE_TEST(test_memory), MESSAGE_TEST(test_much_memory),        MESSAGE_TEST(test_memory_again),
+        MESSAGE_TEST(test_revoke), MESSAGE_TEST(test_revoke_large),       MESSAGE_TEST(test_destroy_reaches_importers),
         MESSAGE_TEST(test_keys),
     };
 

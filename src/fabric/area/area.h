@@ -119,6 +119,9 @@ int area_slot_read(const struct area *area, uint32_t part, struct fabric_slot_da
 uint32_t area_slot_epoch(const struct area *area, uint32_t part);
 uint32_t area_slot_flags(const struct area *area, uint32_t part);
 uint32_t area_slot_away(const struct area *area, uint32_t part); /* cut to FABRIC_AWAY_MAX */
+uint32_t area_slot_bell(const struct area *area, uint32_t part); /* FABRIC_BELL(); ALWAYS if there is none */
+/* The own one: the next state. ASLEEP and ALWAYS get a new count. */
+void area_slot_set_bell(struct area *area, uint32_t self, enum fabric_bell state);
 
 /* ------------------------------------------------------------------ records */
 

@@ -76,6 +76,24 @@ uint32_t area_slot_away(const struct area *area, uint32_t part)
     return beats < FABRIC_AWAY_MAX ? beats : FABRIC_AWAY_MAX;
 }
 
+uint32_t area_slot_bell(const struct area *area, uint32_t part)
+{
+    const struct fabric_slot_daemon *page = own_page(area, part);
+
+    return page ? load32(&page->bell) : FABRIC_BELL(0, FABRIC_BELL_ALWAYS);
+}
+
+void area_slot_set_bell(struct area *area, uint32_t self, enum fabric_bell state)
+{
+    struct fabric_slot_daemon *own = own_page(area, self);
+    uint32_t count;
+
+    if (!own)
+        return;
+    count = FABRIC_BELL_COUNT(load32(&own->bell));
+    store32(&own->bell, FABRIC_BELL(state == FABRIC_BELL_AWAKE ? count : count + 1, state));
+}
+
 static bool slot_makes_sense(const struct fabric_superblock *sb, uint32_t part, const struct fabric_slot_daemon *page)
 {
     if (page->major == 0 || page->reserved0 != 0 || page->flags & ~SLOT_FLAGS_KNOWN)

@@ -2,7 +2,7 @@
 /*
  * The door: a Unix datagram socket door.NN for each partition. Two kinds of datagram come in:
  *
- *     empty                        look at your rings and at the life words
+ *     empty                        look at your rings and at the life words; not sent for a message to who is awake
  *     struct door_note + 2 fds     the memory of a message that follows in the ring
  *
  * A note goes before its message, and comes in order; so notes older than the one asked for have lost theirs and are
@@ -108,6 +108,7 @@ static int peer_socket(struct local *l, uint32_t part)
         return -1;
     }
     peer->fd_incarnation = incarnation;
+    peer->rung = FABRIC_BELL(0, FABRIC_BELL_ALWAYS);
     return peer->fd;
 }
 
@@ -134,6 +135,23 @@ void local_door_knock(struct local *l, uint32_t part)
 
     /* A full queue is as good: it is going to look. One that cannot be reached looks by itself every now and then. */
     (void)peer_send(l, part, &msg);
+}
+
+void local_door_ring(struct local *l, uint32_t part)
+{
+    struct local_peer *peer = &l->peer[part];
+    uint32_t word = area_slot_bell(&l->area, part);
+    struct msghdr msg = {0};
+    int error;
+
+    if (FABRIC_BELL_STATE(word) == FABRIC_BELL_AWAKE)
+        return;
+    if (FABRIC_BELL_STATE(word) == FABRIC_BELL_ASLEEP && word == peer->rung && peer->fd >= 0 &&
+        peer->fd_incarnation == area_incarnation(&l->area, part))
+        return;
+    error = peer_send(l, part, &msg);
+    if (!error || error == EAGAIN)
+        peer->rung = word;
 }
 
 void local_door_knock_all(struct local *l)
@@ -239,8 +257,10 @@ static bool take_note(struct local *l, const struct door_note *note, const int f
     return true;
 }
 
-/* One datagram. @return false: there is none */
-static bool receive_one(struct local *l)
+enum came { CAME_NOTHING, CAME_KNOCK, CAME_OTHER };
+
+/* One datagram. */
+static enum came receive_one(struct local *l)
 {
     static struct log_limit limit = LOG_LIMIT_DEFAULT;
     struct {
@@ -259,25 +279,29 @@ static bool receive_one(struct local *l)
     int n_fds;
 
     if (n < 0)
-        return false;
+        return CAME_NOTHING;
     n_fds = received_fds(&msg, fds);
     if (n == 0 && n_fds == 0 && !(msg.msg_flags & MSG_CTRUNC))
-        return true; /* a knock */
+        return CAME_KNOCK;
     if (n == (ssize_t)sizeof(packet.note) && n_fds == 2 && !(msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) &&
         take_note(l, &packet.note, fds))
-        return true;
+        return CAME_OTHER;
     log_limited(&limit, LOG_LEVEL_WARNING, "%s: a datagram at the door that makes no sense was dropped", l->path);
     close_fd(fds[0]);
     close_fd(fds[1]);
-    return true;
+    return CAME_OTHER;
 }
 
+/* A knock seldom has anything behind it; if it does, the door stays readable. */
 bool local_door_drain(struct local *l)
 {
+    enum came came = CAME_OTHER;
     int n = 0;
 
-    while (n < DOOR_AT_ONCE && receive_one(l))
-        n++;
+    while (n < DOOR_AT_ONCE && came == CAME_OTHER) {
+        came = receive_one(l);
+        n += came != CAME_NOTHING;
+    }
     return n > 0;
 }
 

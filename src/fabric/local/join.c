@@ -337,6 +337,7 @@ static void publish(struct local *l)
     strcpy(page.name, l->name);
     if (gethostname(page.hostname, FABRIC_HOSTNAME_MAX - 1) < 0)
         strcpy(page.hostname, "localhost");
+    area_slot_set_bell(&l->area, l->self, FABRIC_BELL_ALWAYS);
     area_slot_publish(&l->area, l->self, &page);
 }
 

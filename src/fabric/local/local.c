@@ -360,7 +360,7 @@ static void local_dispatch(struct fabric *f)
     if (l->joined) {
         if ((ready & LOCAL_DOOR) && local_door_drain(l) && local_members_changed(l))
             local_members_kick(l);
-        more |= local_receive(l);
+        (void)local_receive(l, &more);
         local_flush(l);
     }
     if (more)
@@ -508,6 +508,7 @@ const struct fabric_ops fabric_local_ops = {
     .gens_fd = local_gens_fd,
     .life_fd = local_life_fd,
     .send = local_send,
+    .receive = local_receive_unrung,
     .info = local_info,
     .create = local_create,
     .grant = local_grant,

@@ -184,7 +184,8 @@ struct local_peer {
     struct local_queued *head, *tail;
     uint32_t queued;
     uint32_t memory_seq;
-    int fd; /* connected to its door; -1 */
+    int fd;        /* connected to its door; -1 */
+    uint32_t rung; /* its bell word when it was last woken through fd */
     uint32_t fd_incarnation;
     uint32_t closed; /* the incarnation whose ring is closed since it sent nonsense; 0: none */
     bool broken;     /* the ring itself makes no sense: mended when that incarnation is over */
@@ -275,11 +276,13 @@ int local_evict(struct fabric *f, uint32_t part, uint32_t flags);
 int local_door_open(struct local *l);
 /* An empty datagram: look at your rings. */
 void local_door_knock(struct local *l, uint32_t part);
+/* The same after a message, unless @part is awake or has been woken already. */
+void local_door_ring(struct local *l, uint32_t part);
 void local_door_knock_all(struct local *l);
 /* Hand both kinds of descriptor of @shmid to @part. 0, EAGAIN: later; EINVAL: there is no such memory; else: the peer
  * cannot be reached. */
 int local_door_send(struct local *l, uint32_t part, int32_t shmid, uint32_t memory_seq);
-/* Take in what came. @return whether anything did. */
+/* Take in what came, to the next knock. @return whether anything did. */
 bool local_door_drain(struct local *l);
 /* The descriptors of (@from, @memory_seq), older ones are dropped. @return NULL: not there; else the caller's. */
 struct local_held *local_door_take(struct local *l, uint32_t from, uint32_t memory_seq);
@@ -289,8 +292,9 @@ void local_peer_forget(struct local *l, uint32_t part, uint32_t incarnation);
 
 /* message.c */
 void local_send(struct fabric *f, uint32_t to, const struct fabric_msg *msg);
-/* @return whether something was left for the next time. */
-bool local_receive(struct local *l);
+/* @return how many messages were taken; *@more: something was left for the next time. */
+uint32_t local_receive(struct local *l, bool *more);
+bool local_receive_unrung(struct fabric *f, bool sleep);
 void local_flush(struct local *l);
 
 /* huge.c: may transparent huge pages be asked for? As local_reserve(), with them. */

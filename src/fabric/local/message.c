@@ -2,8 +2,8 @@
 /*
  * Messages to and from the daemons of other partitions.
  *
- * Out: a queue for each peer, in order. flush() moves what fits into the peer's ring and knocks at its door; memory goes
- * through the door before its message goes into the ring. What does not fit is tried again when the peer knocks (it
+ * Out: a queue for each peer, in order. flush() moves what fits into the peer's ring and wakes the peer if it sleeps
+ * (FABRIC_BELL()); memory goes through the door before its message goes into the ring. What does not fit is tried again when the peer knocks (it
  * does so after it made room in a ring that was filling up) or by a timer. A queue is for one incarnation, and goes
  * with it.
  *
@@ -86,7 +86,7 @@ static bool flush_peer(struct local *l, uint32_t to)
         queue_pop(peer);
     }
     if (sent)
-        local_door_knock(l, to);
+        local_door_ring(l, to);
     return sent;
 }
 
@@ -160,14 +160,17 @@ static void take_message(struct local *l, uint32_t from, const struct fabric_msg
     if (msg->flags & FABRIC_MSG_MEMORY) {
         struct local_held *held = local_door_take(l, from, msg->memory_seq);
 
+        /* The note came before the message, but maybe after we looked at the door. */
+        while (!held && local_door_drain(l))
+            held = local_door_take(l, from, msg->memory_seq);
         has_memory = held && held->shmid == msg->shmid && local_driver_import(l, from, held);
         local_held_free(held);
     }
     l->events->message(l->ctx, from, msg, has_memory);
 }
 
-/* @return whether it may have more */
-static bool receive_from(struct local *l, uint32_t from)
+/* @return how many were taken */
+static uint32_t receive_from(struct local *l, uint32_t from)
 {
     const struct fabric_superblock *sb = &l->area.sb;
     uint32_t taken;
@@ -194,15 +197,36 @@ static bool receive_from(struct local *l, uint32_t from)
     }
     if (taken >= MESSAGES_KNOCK)
         local_door_knock(l, from);
-    return taken == MESSAGES_AT_ONCE;
+    return taken;
 }
 
-bool local_receive(struct local *l)
+uint32_t local_receive(struct local *l, bool *more)
 {
+    uint32_t taken = 0;
+
+    for (uint32_t p = 0; p < l->area.sb.parts; p++) {
+        uint32_t n = p != l->self && l->peer[p].told ? receive_from(l, p) : 0;
+
+        taken += n;
+        *more |= n == MESSAGES_AT_ONCE;
+    }
+    return taken;
+}
+
+/* Of struct fabric_ops. What is left of a large batch makes it come back at once, since it returns true. */
+bool local_receive_unrung(struct fabric *f, bool sleep)
+{
+    struct local *l = to_local(f);
     bool more = false;
 
-    for (uint32_t p = 0; p < l->area.sb.parts; p++)
-        if (p != l->self && l->peer[p].told)
-            more |= receive_from(l, p);
-    return more;
+    if (!l->joined)
+        return false;
+    if (sleep)
+        area_slot_set_bell(&l->area, l->self, FABRIC_BELL_ASLEEP);
+    else if (FABRIC_BELL_STATE(area_slot_bell(&l->area, l->self)) != FABRIC_BELL_AWAKE)
+        area_slot_set_bell(&l->area, l->self, FABRIC_BELL_AWAKE);
+    if (!local_receive(l, &more))
+        return false;
+    local_flush(l);
+    return true;
 }
