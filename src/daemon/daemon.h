@@ -32,6 +32,7 @@
 #include "src/fabric/ops.h"
 #include "src/util/cleanup.h"
 #include "src/util/log.h"
+#include "src/util/spin.h"
 
 #define NO_CLIENT UINT32_MAX
 
@@ -130,6 +131,9 @@ struct daemon {
     bool listen_own;
     sd_event_source *listen_io, *fabric_io, *keeper_io, *tick_timer, *beat_timer, *poll_timer, *stop_timer,
         *stop_ask_timer;
+
+    struct spin spin;
+    bool served; /* a request or message came since the loop last waited: another may follow soon */
 
     struct session *conns, *dead;
     uint32_t n_conns;

@@ -116,6 +116,7 @@ static int on_fabric(sd_event_source *source, int fd, uint32_t revents, void *ct
     (void)fd;
     (void)revents;
     d->ops->dispatch(d->fabric);
+    d->served = true;
     return 0;
 }
 
@@ -176,14 +177,60 @@ static int add_sources(struct daemon *d)
     return error < 0 ? -error : -daemon_accept_enable(d, true);
 }
 
+static bool receive(struct daemon *d, bool sleep)
+{
+    return d->ops->receive && d->ops->receive(d->fabric, sleep);
+}
+
+/* Look for what comes without sleeping. @return > 0: events to dispatch; 0: messages came, or nothing; negative */
+static int look_around(struct daemon *d, bool *came)
+{
+    uint64_t end = spin_now_ns() + SPIN_NS;
+    uint32_t looks = 0;
+    int r = 0;
+
+    do {
+        looks++;
+        *came = receive(d, false);
+        if (!*came)
+            r = sd_event_prepare(d->event);
+        if (!*came && r == 0)
+            r = sd_event_wait(d->event, 0);
+    } while (!*came && r == 0 && spin_now_ns() < end);
+    spin_learn(&d->spin, *came || r > 0, looks);
+    return r;
+}
+
+/* Wait for the next turn: awake after a turn that served somebody, then asleep. @return as look_around(). */
+static int wait_turn(struct daemon *d)
+{
+    bool came = false, spin = d->served && spin_wanted(&d->spin);
+    int r = 0;
+
+    d->served = false;
+    if (spin) {
+        r = look_around(d, &came);
+        set_time(d);
+    }
+    if (!came && r == 0)
+        came = receive(d, true);
+    d->served = came;
+    if (came || r != 0)
+        return r;
+    r = sd_event_prepare(d->event);
+    if (r == 0)
+        r = sd_event_wait(d->event, UINT64_MAX);
+    set_time(d);
+    d->served = receive(d, false);
+    return r;
+}
+
 static int loop(struct daemon *d)
 {
+    spin_init(&d->spin, 0);
     while (d->exit_status < 0) {
-        int r = sd_event_prepare(d->event);
+        int r = wait_turn(d);
 
-        if (r == 0)
-            r = sd_event_wait(d->event, UINT64_MAX);
-        set_time(d);
         if (r > 0)
             r = sd_event_dispatch(d->event);
         if (r < 0 && r != -EINTR) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Connections. A packet is read only while nothing waits to be sent: a peer that does not read its answers is not
- * listened to, so that what it can make this daemon hold is its requests under way and no more. Each wakeup serves a
- * bounded batch; sd-event takes turns between connections that are ready.
+ * listened to, so that what it can make this daemon hold is its requests under way and no more. A turn takes one packet,
+ * for few have another one waiting, and sd-event takes turns between connections that are ready.
  *
  * A connection that ends is marked dead at once and loses its descriptor and its event source. It may end in the midst
  * of a call of the core, which must not be called back: session_reap() tells the core, and frees it, between two dispatches.
@@ -211,7 +211,9 @@ static ssize_t receive_packet(struct session *c, void *buffer, size_t size)
 
 static int session_io(sd_event_source *source, int fd, uint32_t revents, void *ctx)
 {
+    unsigned char buffer[CLSHMD_PACKET_MAX + 8] __attribute__((aligned(8)));
     struct session *c = ctx;
+    ssize_t n;
 
     (void)source;
     (void)fd;
@@ -222,18 +224,13 @@ static int session_io(sd_event_source *source, int fd, uint32_t revents, void *c
             session_close(c);
         return 0;
     }
-    for (int i = 0; i < SESSION_BATCH && !c->dead && !c->out; i++) {
-        /* One byte more than any packet may have: a cut one is too long, and refused. */
-        unsigned char buffer[CLSHMD_PACKET_MAX + 8] __attribute__((aligned(8)));
-        ssize_t n = receive_packet(c, buffer, CLSHMD_PACKET_MAX + 1);
-
-        if (n < 0)
-            break;
-        if (n == 0)
-            session_close(c);
-        else
-            request_handle(c, buffer, (size_t)n);
-    }
+    /* One byte more than any packet may have: a cut one is too long, and refused. */
+    n = c->dead || c->out ? -1 : receive_packet(c, buffer, CLSHMD_PACKET_MAX + 1);
+    if (n == 0)
+        session_close(c);
+    else if (n > 0)
+        request_handle(c, buffer, (size_t)n);
+    c->d->served |= n > 0;
     return 0;
 }
 

@@ -7,11 +7,15 @@
  * The descriptor belongs to a library in somebody else's program, which may close it, or have another file under its
  * number: conn_ours() looks before each use, and a descriptor that is not ours any more is forgotten, not closed.
  *
+ * Waiting for an answer: first awake (src/util/spin.h), then in recvmsg() itself, which the kernel ends after SLICE_MS,
+ * so that a request costs one call to send and one to receive. poll() is for what is left of a time limit.
+ *
  * The daemon is trusted if the socket's listener (SO_PEERCRED) is root, this user, or CLSHM_DAEMON_UID.
  */
 #include "src/lib/conn.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -26,6 +30,8 @@
 
 #include "src/lib/path.h"
 #include "src/util/cleanup.h"
+
+#define SLICE_MS 1000u
 
 static int fail(struct conn *conn, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
@@ -84,6 +90,7 @@ static int check_owner(struct conn *conn, const char *socket)
     if (!uid_trusted(cred.uid))
         return fail(conn, EACCES, "%s belongs to uid %u, which is not root, this user or CLSHM_DAEMON_UID", socket,
                     cred.uid);
+    spin_init(&conn->spin, cred.pid);
     return 0;
 }
 
@@ -107,6 +114,14 @@ static int connect_once(int fd, const struct sockaddr_un *address)
 static bool worth_waiting(int error)
 {
     return error == ENOENT || error == ECONNREFUSED || error == EAGAIN;
+}
+
+/* From now on recvmsg() waits, a slice at a time. Failing that it is as if the slice were over at once: see receive(). */
+static void receive_may_block(const struct conn *conn)
+{
+    struct timeval slice = {.tv_sec = SLICE_MS / 1000, .tv_usec = SLICE_MS % 1000 * 1000};
+    if (setsockopt(conn->fd, SOL_SOCKET, SO_RCVTIMEO, &slice, sizeof(slice)) == 0)
+        (void)fcntl(conn->fd, F_SETFL, O_RDWR);
 }
 
 int conn_open(struct conn *conn, const char *socket_path, uint32_t wait_ms)
@@ -133,6 +148,7 @@ int conn_open(struct conn *conn, const char *socket_path, uint32_t wait_ms)
     conn->fd = steal_fd(&fd);
     conn->dev = st.st_dev;
     conn->ino = st.st_ino;
+    receive_may_block(conn);
     return check_owner(conn, socket_path);
 }
 
@@ -214,6 +230,43 @@ static int judge(struct conn *conn, const struct clshmd_header *sent, const stru
     return got->error;
 }
 
+/* Look for it without sleeping. @return as recvmsg(). */
+static ssize_t receive_awake(struct conn *conn, struct msghdr *msg)
+{
+    uint64_t end = spin_now_ns() + SPIN_NS;
+    size_t room = msg->msg_controllen;
+    uint32_t looks = 0;
+    ssize_t length;
+    do {
+        looks++;
+        msg->msg_controllen = room;
+        length = recvmsg(conn->fd, msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    } while (length < 0 && errno == EAGAIN && spin_now_ns() < end);
+    spin_learn(&conn->spin, length >= 0, looks);
+    return length;
+}
+
+/* One packet, whatever it is. @return 0 or a negative errno. */
+static int receive(struct conn *conn, struct msghdr *msg, ssize_t *length, uint64_t deadline)
+{
+    size_t room = msg->msg_controllen;
+    bool block = true;
+    *length = spin_wanted(&conn->spin) ? receive_awake(conn, msg) : -1;
+    while (*length < 0) {
+        block = block && conn_now_ms() + SLICE_MS < deadline;
+        int r = block ? 0 : wait_for(conn, POLLIN, deadline);
+        if (r)
+            return r;
+        msg->msg_controllen = room;
+        *length = recvmsg(conn->fd, msg, MSG_CMSG_CLOEXEC | (block ? 0 : MSG_DONTWAIT));
+        if (*length < 0 && errno == EAGAIN)
+            block = false; /* nothing in all of a slice; or the descriptor was made non-blocking by somebody */
+        else if (*length < 0 && errno != EINTR)
+            return fail(conn, EIO, "receive: %s", strerror(errno));
+    }
+    return 0;
+}
+
 static int receive_reply(struct conn *conn, const struct clshmd_header *sent, void *reply, size_t reply_size, int *fds,
                          unsigned *n_fds, uint64_t deadline)
 {
@@ -223,20 +276,14 @@ static int receive_reply(struct conn *conn, const struct clshmd_header *sent, vo
     } control;
     struct clshmd_header header = {0};
     struct iovec iov[2] = {{&header, sizeof(header)}, {reply, reply_size}};
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = reply_size ? 2 : 1};
+    struct msghdr msg = {.msg_iov = iov,
+                         .msg_iovlen = reply_size ? 2 : 1,
+                         .msg_control = control.buffer,
+                         .msg_controllen = sizeof(control.buffer)};
     ssize_t length;
-    for (;;) {
-        int r = wait_for(conn, POLLIN, deadline);
-        if (r)
-            return r;
-        msg.msg_control = control.buffer;
-        msg.msg_controllen = sizeof(control.buffer);
-        length = recvmsg(conn->fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-        if (length >= 0)
-            break;
-        if (errno != EINTR && errno != EAGAIN)
-            return fail(conn, EIO, "receive: %s", strerror(errno));
-    }
+    int r = receive(conn, &msg, &length, deadline);
+    if (r)
+        return r;
     int got[CONN_FDS_MAX];
     unsigned n = take_fds(&msg, got, CONN_FDS_MAX);
     unsigned wanted = n_fds ? *n_fds : 0;
@@ -252,11 +299,9 @@ static int receive_reply(struct conn *conn, const struct clshmd_header *sent, vo
     return error;
 }
 
-int conn_call(struct conn *conn, enum clshmd_op op, const void *request, size_t size, void *reply, size_t reply_size,
-              int *fds, unsigned *n_fds, uint32_t timeout_ms)
+int conn_exchange(struct conn *conn, enum clshmd_op op, const void *request, size_t size, void *reply,
+                  size_t reply_size, int *fds, unsigned *n_fds, uint32_t timeout_ms)
 {
-    if (!conn_ours(conn))
-        return fail(conn, EIO, "not connected");
     uint64_t deadline = conn_now_ms() + timeout_ms;
     struct clshmd_header header = {.op = (uint16_t)op, .length = (uint32_t)(sizeof(header) + size), .seq = ++conn->seq};
     int error = send_request(conn, &header, request, size, deadline);
@@ -265,6 +310,14 @@ int conn_call(struct conn *conn, enum clshmd_op op, const void *request, size_t 
     if (error != 0 && n_fds)
         *n_fds = 0;
     return error;
+}
+
+int conn_call(struct conn *conn, enum clshmd_op op, const void *request, size_t size, void *reply, size_t reply_size,
+              int *fds, unsigned *n_fds, uint32_t timeout_ms)
+{
+    if (!conn_ours(conn))
+        return fail(conn, EIO, "not connected");
+    return conn_exchange(conn, op, request, size, reply, reply_size, fds, n_fds, timeout_ms);
 }
 
 int conn_hello(struct conn *conn, uint32_t flags, uint64_t token, struct clshmd_hello_reply *reply, int *fds,

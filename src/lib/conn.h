@@ -26,6 +26,7 @@
 #include <sys/types.h>
 
 #include "proto/clshmd.h"
+#include "src/util/spin.h"
 
 #define CONN_TIMEOUT_MS 10000u
 #define CONN_WAIT_MS    3000u /* how long a daemon that restarts is waited for */
@@ -36,6 +37,7 @@ struct conn {
     dev_t dev;
     ino_t ino; /* programs close descriptors that are not theirs: is fd still this socket? */
     uint32_t seq;
+    struct spin spin;
     char why[160];
 };
 #define CONN_INIT                                                                                                      \
@@ -64,6 +66,9 @@ int conn_hello(struct conn *conn, uint32_t flags, uint64_t token, struct clshmd_
  */
 int conn_call(struct conn *conn, enum clshmd_op op, const void *request, size_t size, void *reply, size_t reply_size,
               int *fds, unsigned *n_fds, uint32_t timeout_ms);
+/* The same for who has just looked at conn_ours(). */
+int conn_exchange(struct conn *conn, enum clshmd_op op, const void *request, size_t size, void *reply,
+                  size_t reply_size, int *fds, unsigned *n_fds, uint32_t timeout_ms);
 
 /* CLOCK_MONOTONIC, in milliseconds. */
 uint64_t conn_now_ms(void);

@@ -51,6 +51,7 @@ struct lib {
     uid_t uid;
     gid_t gid;
     int n_groups;
+    bool heeded; /* credentials were looked at in this call */
     gid_t groups[LIB_GROUPS_MAX];
     struct entries entries;
     struct grants grants;

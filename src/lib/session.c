@@ -46,6 +46,7 @@ void lib_enter(struct lib_scope *scope)
     pthread_once(&once, lib_init);
     fork_check();
     pthread_mutex_lock(&lib.lock);
+    lib.heeded = false;
 }
 
 int lib_leave(const struct lib_scope *scope, int error)
@@ -311,8 +312,12 @@ static bool credentials_changed(void)
     return true;
 }
 
+/* Once in each call is enough: nobody can tell a change in the midst of it from one that came right after. */
 static void heed_credentials(void)
 {
+    if (lib.heeded)
+        return;
+    lib.heeded = true;
     if (credentials_changed()) {
         conn_close(&lib.conn);
         grants_drop_all(&lib.grants, &lib.entries);
@@ -396,7 +401,7 @@ int lib_call(enum clshmd_op op, const void *request, size_t size, void *reply, s
         if (error == 0) {
             if (n_fds)
                 *n_fds = wanted;
-            error = conn_call(&lib.conn, op, request, size, reply, reply_size, fds, n_fds, left(deadline));
+            error = conn_exchange(&lib.conn, op, request, size, reply, reply_size, fds, n_fds, left(deadline));
             if (error < 0 && repeated)
                 *repeated = true;
         }
