@@ -109,6 +109,8 @@ int xp_shmdt(const void *addr);
  * shm_nattch counts attachments on all partitions; where one does not answer, its last figure stands. shm_cpid and
  * shm_lpid are 0 for a process that the daemon's pid namespace does not show, and for a forked child that never asked it
  * anything (it need not, to use what it inherited).
+ * Where other partitions have had a segment attached, IPC_RMID returns before they have let go of it: its id can be
+ * attached until then, a moment later.
  * Return: 0 (the shmid for SHM_STAT and SHM_STAT_ANY, the highest index for IPC_INFO and SHM_INFO), or -1 with errno
  * EACCES, EFAULT, EINVAL, EIDRM, ENOMEM (SHM_LOCK), EPERM, EHOSTDOWN, EIO, EPROTO.
  */
