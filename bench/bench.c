@@ -24,11 +24,10 @@
 
 #include <xp_shm.h>
 
-#define PAGE      4096ul
-#define MIB       (1ul << 20)
+#include "bench/measure.h"
+
 #define ROUNDS    201
 #define ENOUGH_NS 3e9 /* a case ends after so long, with at least 5 rounds */
-#define NOT_THERE ((void *)-1)
 
 /* The calls of one side, so that each case is written once. */
 struct side {
@@ -59,19 +58,6 @@ static struct side sides[] = {
 };
 #define NATIVE 0
 #define CLSHM  1
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static double now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
 
 static void *attach(const struct side *s, int id)
 {
@@ -186,22 +172,6 @@ static const struct {
     {"memcpy out", "ns/4K", copy_out},
     {"random loads, 16 MiB", "ns", chase},
 };
-
-struct spread {
-    double low, median, high; /* quartiles */
-};
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static struct spread spread_of(double *values, int n)
-{
-    qsort(values, (size_t)n, sizeof(*values), by_value);
-    return (struct spread){values[n / 4], values[n / 2], values[3 * n / 4]};
-}
 
 /* The segment that the cases look up; created by a child, which uses the socket of @socket if that is given. */
 static void make_known(struct side *s, const char *socket)

@@ -20,18 +20,17 @@
 
 #include <xp_shm.h>
 
+#include "bench/measure.h"
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_READ  22
 #define MADV_POPULATE_WRITE 23
 #endif
 
-#define PAGE      4096ul
-#define MIB       (1ul << 20)
-#define SIZE      (64 * MIB)
-#define PAGES     ((double)(SIZE / PAGE))
-#define ROUNDS    21
-#define SIDES     3
-#define NOT_THERE ((void *)-1)
+#define SIZE   (64 * MIB)
+#define PAGES  ((double)(SIZE / PAGE))
+#define ROUNDS 21
+#define SIDES  3
 
 struct side {
     const char *name;
@@ -60,19 +59,6 @@ static struct side sides[SIDES] = {
     {"clshm", xp_shmget, xp_shmat, xp_shmdt, clshm_rm, 0, -1, -1},
     {"clshm, pool", xp_shmget, xp_shmat, xp_shmdt, clshm_rm, SHM_HUGETLB, -1, -1},
 };
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static double now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
 
 static char *attach(const struct side *s, int id)
 {
@@ -221,15 +207,10 @@ static const struct {
     {"random loads", "ns", chase},
 };
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void measure(size_t which)
 {
     static double value[SIDES][ROUNDS];
+    struct spread spread[SIDES];
     const int rounds = cases[which].run == chase ? 5 : ROUNDS; /* it touches all of a large segment first */
 
     for (int round = 0; round < rounds; round++)
@@ -237,13 +218,13 @@ static void measure(size_t which)
             value[i][round] = sides[i].id < 0 ? -1 : cases[which].run(&sides[i]);
     printf("%-37s %-6s", cases[which].name, cases[which].unit);
     for (int i = 0; i < SIDES; i++) {
-        qsort(value[i], (size_t)rounds, sizeof(double), by_value);
-        if (value[i][rounds / 2] < 0)
+        spread[i] = spread_of(value[i], rounds);
+        if (spread[i].median < 0)
             printf(" %31s", "-");
         else
-            printf(" %9.1f (%8.1f-%8.1f)", value[i][rounds / 2], value[i][rounds / 4], value[i][3 * rounds / 4]);
-        if (i > 0 && value[i][rounds / 2] >= 0)
-            printf(" %5.1fx", value[0][rounds / 2] / value[i][rounds / 2]);
+            printf(" %9.1f (%8.1f-%8.1f)", spread[i].median, spread[i].low, spread[i].high);
+        if (i > 0 && spread[i].median >= 0)
+            printf(" %5.1fx", spread[0].median / spread[i].median);
     }
     printf("\n");
     fflush(stdout);

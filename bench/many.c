@@ -24,26 +24,13 @@
 
 #include <xp_shm.h>
 
+#include "bench/measure.h"
+
 #define HOT       64
 #define ROUNDS    201
-#define PAGE      4096ul
 #define HOT_KEY   0x51000000
 #define COLD_KEY  0x52000000
 #define OTHER_KEY 0x53000000
-#define NOT_THERE ((void *)-1)
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static double now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
 
 static void create(int first, int n)
 {
@@ -168,12 +155,6 @@ static double ask(int channel, uint32_t which, uint32_t round)
     return ns;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void measure(uint32_t which, const int channel[2], bool json)
 {
     static double ns[2][ROUNDS];
@@ -181,18 +162,15 @@ static void measure(uint32_t which, const int channel[2], bool json)
     for (uint32_t round = 0; round < ROUNDS; round++)
         for (int i = 0; i < 2; i++)
             ns[i][round] = ask(channel[i], which, round);
-    for (int i = 0; i < 2; i++)
-        qsort(ns[i], ROUNDS, sizeof(double), by_value);
-    const double *few = ns[0], *many = ns[1];
-    const int low = ROUNDS / 4, mid = ROUNDS / 2, high = 3 * ROUNDS / 4;
+    struct spread few = spread_of(ns[0], ROUNDS), many = spread_of(ns[1], ROUNDS);
     if (json)
         printf("%s\n  {\"case\": \"%s\", \"unit\": \"ns\", \"few\": [%.1f, %.1f, %.1f], \"many\": [%.1f, %.1f, %.1f], "
                "\"ratio\": %.3f}",
-               which == 0 ? "" : ",", cases[which].name, few[low], few[mid], few[high], many[low], many[mid],
-               many[high], many[mid] / few[mid]);
+               which == 0 ? "" : ",", cases[which].name, few.low, few.median, few.high, many.low, many.median,
+               many.high, many.median / few.median);
     else
-        printf("%-34s ns %12.1f (%.1f-%.1f) %12.1f (%.1f-%.1f) %8.2f\n", cases[which].name, few[mid], few[low],
-               few[high], many[mid], many[low], many[high], many[mid] / few[mid]);
+        printf("%-34s ns %12.1f (%.1f-%.1f) %12.1f (%.1f-%.1f) %8.2f\n", cases[which].name, few.median, few.low,
+               few.high, many.median, many.low, many.high, many.median / few.median);
 }
 
 int main(int argc, char **argv)

@@ -28,11 +28,11 @@
 
 #include <xp_shm.h>
 
-#define PAGE      4096ul
+#include "bench/measure.h"
+
 #define ROUNDS    101
 #define PACKET    40 /* as large as the requests and answers of the library */
 #define PAUSE_NS  2000000
-#define NOT_THERE ((void *)-1)
 #define MAX_CORES 2
 #define FIRST_KEY 0x63000000
 #define COLD_KEYS (MAX_CORES * 2 * ROUNDS) /* each with and without a pause */
@@ -44,19 +44,6 @@ static struct {
 } opt;
 
 static int cores[MAX_CORES], n_cores;
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static double now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
 
 /* ------------------------------------------------------------------ where things run */
 
@@ -249,22 +236,6 @@ static const struct {
 };
 
 /* ------------------------------------------------------------------ running them */
-
-struct spread {
-    double low, median, high; /* quartiles */
-};
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static struct spread spread_of(double *values, int n)
-{
-    qsort(values, (size_t)n, sizeof(*values), by_value);
-    return (struct spread){values[n / 4], values[n / 2], values[3 * n / 4]};
-}
 
 static void print_row(const char *name, int n, bool paused, struct spread b, struct spread c)
 {
