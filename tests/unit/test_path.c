@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <glob.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -116,8 +117,11 @@ static void test_partition(void **state)
 {
     (void)state;
     char out[PATH_NAME_MAX];
-    if (access("/run/clshm", F_OK) == 0)
+    glob_t sockets;
+    if (glob("/run/clshm/*/sock", 0, NULL, &sockets) == 0) {
+        globfree(&sockets);
         skip(); /* partitions of the machine's own */
+    }
     assert_int_equal(path_partition(NULL, out), 0);
     assert_string_equal(out, "default");
     add_socket("alpha");
